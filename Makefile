@@ -1,0 +1,53 @@
+# Needs only make and Python 3.11 to 3.13: `make demo` and `make test` set up .venv by themselves.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+RUNTIME := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
+.PHONY: help demo test check format bench-brief clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store: eventray-demo.db)
+	@$(VENV)/bin/eventray demo
+
+test: $(DEV) ## run all tests
+	@$(VENV)/bin/python -m pytest
+
+check: $(DEV) ## check format, lint, types, and that stored events stay readable
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/eventray schema check
+
+format: $(DEV) ## format the code and sort its imports
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+bench-brief: $(DEV) ## run the command benchmark with few commands
+	@$(VENV)/bin/python -m benchmarks.commands --commands 20000
+
+clean: ## remove .venv, caches and the demo's store
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f eventray-demo.db* eventray-demo.read.db*
+
+$(VENV)/bin/python:
+	@for python in python3.11 python3.12 python3.13 python3; do \
+		if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+			echo "setting up $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); \
+		fi; \
+	done; echo "Python 3.11, 3.12 or 3.13 is needed and none was found on PATH" >&2; exit 1
+
+$(RUNTIME): pyproject.toml | $(VENV)/bin/python
+	@echo "installing Eventray and what it needs into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV): pyproject.toml | $(VENV)/bin/python
+	@echo "installing Eventray and its development tools into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $(RUNTIME) $@

@@ -1,0 +1,192 @@
+"""A fingerprint of the code that folds an aggregate: what its state depends on besides its events.
+
+It covers the shape of the state; the bytecode of the event methods and of the functions and classes that they use, as
+far as these are of the same top-level package, with constants, module tables and the attributes' defaults; the event
+types with their stored names, schema versions, fields and upcasters. So comments, line numbers and command methods
+don't change it; a newer Python does, which costs no more than the snapshots.
+
+What it can't see: a library's behaviour, what is called by a name that is put together at run time, what folding reads
+from files or the environment (it is to be pure). Not here: snapshots (`snapshots.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from actors.aggregate import Aggregate
+from store.events import Event
+
+SIMPLE = (str, bytes, int, float, complex, type(None), type(...), Decimal, UUID, date, time, timedelta)
+FRAMEWORK = {"actors.aggregate", "store.events", "store.upcasting"}
+"""Modules whose classes every aggregate builds on; what they do is not the application's."""
+CACHES = {"_event_methods", "_appliers"}
+
+
+def fingerprint_of(aggregate_class: type[Aggregate], state: Mapping[str, Any]) -> str:
+    """Return the fingerprint of an aggregate class whose attributes have the types of `state`, as 32 hex digits."""
+    walk = _Walk(aggregate_class)
+    for name, annotation in sorted(state.items()):
+        walk.note("state", name, _without_address(repr(annotation)))
+        walk.annotation(annotation)
+        walk.enter(inspect.getattr_static(aggregate_class, name, None))
+    for name, own in sorted(vars(Aggregate).items()):
+        member = inspect.getattr_static(aggregate_class, name)
+        if member is not own and isinstance(member, types.FunctionType):
+            walk.enter(member)
+    event_methods = aggregate_class.event_methods()
+    for event_class, method in sorted(event_methods.items(), key=lambda each: each[0].event_type):
+        walk.enter(method)
+        for known in sorted(_with_subclasses(event_class), key=lambda each: each.event_type):
+            walk.event(known)
+    return walk.digest()
+
+
+def _with_subclasses(event_class: type[Event]) -> set[type[Event]]:
+    return {event_class}.union(*map(_with_subclasses, event_class.__subclasses__()))
+
+
+class _Walk:
+    """Goes from code to the code that it uses, and notes what it meets, in an order that the code alone decides."""
+
+    def __init__(self, aggregate_class: type[Aggregate]) -> None:
+        self._package = aggregate_class.__module__.partition(".")[0]
+        self._class = aggregate_class
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._seen: dict[int, object] = {}
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def note(self, *facts: object) -> None:
+        """Make facts part of the fingerprint; their `repr` must be the same in every process."""
+        self._hash.update(repr(facts).encode(errors="backslashreplace"))
+
+    def annotation(self, annotation: Any) -> None:
+        """Enter the classes that an annotation names."""
+        self.enter(annotation)
+        for argument in typing.get_args(annotation):
+            self.annotation(argument)
+
+    def event(self, event_class: type[Event]) -> None:
+        """Note a type of event."""
+        self.note("event", event_class.event_type, event_class.schema_version)
+        self.enter(event_class)
+        for upcaster in event_class.upcasters:
+            self.note("upcaster", upcaster.from_version, upcaster.to_version)
+            self.enter(upcaster.function)
+
+    def enter(self, thing: Any) -> None:
+        """Note something that the code uses."""
+        if not isinstance(thing, type | types.FunctionType):
+            self._enter_other(thing)
+        elif thing.__module__.partition(".")[0] != self._package or thing.__module__ in FRAMEWORK:
+            self.note("outside", thing.__module__, thing.__qualname__)
+        elif id(thing) in self._seen:
+            self.note("again", thing.__module__, thing.__qualname__)
+        else:
+            self._seen[id(thing)] = thing
+            if isinstance(thing, type):
+                self._type(thing)
+            else:
+                self._function(thing)
+
+    def _enter_other(self, thing: Any) -> None:
+        """Note a value, or the function within what wraps one: methods, properties, partials, caches, validators."""
+        if isinstance(thing, property):
+            for function in (thing.fget, thing.fset):
+                self.enter(function)
+            return
+        if isinstance(thing, functools.partial):
+            self.note(_words((thing.args, thing.keywords)))
+        self.note("value", _words(thing))
+        for name in ("__func__", "func", "__wrapped__"):
+            function = getattr(thing, name, None)
+            if isinstance(function, types.FunctionType):
+                self.enter(function)
+
+    def _type(self, kind: type) -> None:
+        self.note("class", kind.__qualname__)
+        for base in kind.__bases__:
+            self.enter(base)
+        if issubclass(kind, Enum):
+            self.note([(name, _words(member.value)) for name, member in kind.__members__.items()])
+        if issubclass(kind, BaseModel):
+            for name, field in kind.model_fields.items():
+                self.note(name, _without_address(repr(field)))
+                self.annotation(field.annotation)
+                self.enter(field.default_factory)
+        for name, annotation in inspect.get_annotations(kind).items():
+            self.note(name, annotation if isinstance(annotation, str) else _without_address(repr(annotation)))
+        for name, value in vars(kind).items():
+            if name in CACHES or (name.startswith("__") and not isinstance(value, types.FunctionType)):
+                continue
+            self.note(name)
+            self.enter(value)
+
+    def _function(self, function: types.FunctionType) -> None:
+        self.note(_words(function.__defaults__), _words(function.__kwdefaults__))
+        self._code(function.__code__, function.__doc__)
+        self.enter(getattr(function, "__wrapped__", None))
+        for cell in function.__closure__ or ():
+            if cell != types.CellType():
+                self.enter(cell.cell_contents)
+        names = list(dict.fromkeys(_names(function.__code__)))
+        for name in names:
+            if name in function.__globals__:
+                self._global(function.__globals__[name], names)
+            member = inspect.getattr_static(self._class, name, None)
+            if member is not None and name not in vars(Aggregate):
+                self.enter(member)
+
+    def _global(self, found: Any, names: Iterable[str]) -> None:
+        if not isinstance(found, types.ModuleType):
+            self.enter(found)
+        elif found.__name__.partition(".")[0] == self._package:
+            for name in names:
+                if name in vars(found) and not isinstance(vars(found)[name], types.ModuleType):
+                    self.enter(vars(found)[name])
+
+    def _code(self, code: types.CodeType, document: str | None) -> None:
+        self.note(code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                self._code(constant, None)
+            elif constant is not document or document is None:
+                self.note(_words(constant))
+
+
+def _names(code: types.CodeType) -> Iterable[str]:
+    """Yield the globals and attributes that a function's code names, with those of the functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _words(value: Any) -> str:
+    """Return words for a value that are the same in every process; for what is no plain value, its type alone."""
+    if isinstance(value, Enum):
+        return f"{type(value).__qualname__}.{value.name}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({', '.join(map(_words, value))})"
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}({', '.join(sorted(map(_words, value)))})"
+    if isinstance(value, dict | types.MappingProxyType):
+        return f"dict({', '.join(f'{_words(key)}: {_words(item)}' for key, item in value.items())})"
+    return repr(value) if isinstance(value, SIMPLE) else type(value).__qualname__
+
+
+def _without_address(words: str) -> str:
+    return " ".join(word for word in words.split() if not word.startswith("0x"))

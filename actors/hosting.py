@@ -1,0 +1,317 @@
+"""A host without Ray: the shards it owns, the calls that come in, and the loops that serve them.
+
+`execute` admits a call's commands to their shards, lets these decide what they can, and waits for the answers. Not
+here: how calls arrive (`host.py` is the Ray actor), who owns what (the coordinator), how a shard decides (`shard.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
+
+from actors.errors import InvalidCommand, NotOwner, Overloaded, StaleCall
+from actors.loading import Loaded, load_aggregates
+from actors.mail import OpenCall, Pending
+from actors.registry import AggregateRegistry
+from actors.shard import Shard, Wants
+from actors.snapshot_keeper import SnapshotKeeper
+from actors.snapshots import SnapshotCounts
+from actors.wire import Call, CommandMessage, pack_answers, unpack_call
+from actors.writer import Publish, Writer
+from store import EventrayError, EventRecord, EventStore, StoreUnavailable
+from store.identity import shard_of
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """What one host holds at most; past it a call is answered Overloaded."""
+
+    pending_commands_max: int = 20_000
+    pending_bytes_max: int = 64 * 1024 * 1024
+    live_aggregates_max: int = 200_000
+    sessions_max: int = 10_000
+    """Client sessions whose last call number is remembered."""
+    retry_after_ms: int = 50
+    """The hint that comes with Overloaded."""
+    beat_s: float = 0.1
+    """How often the event loop shows that it turns."""
+
+
+class HostHealth(NamedTuple):
+    """What a host says of itself; taken on its event loop, `loop_age_s` ago."""
+
+    shards: dict[int, int]
+    """Epoch by shard."""
+    heads: dict[int, int]
+    """Position of the last stored event by shard."""
+    live_aggregates: int
+    pending_commands: int
+    oldest_pending_s: float
+    loop_age_s: float
+    commits: int
+    """Transactions committed since the host began."""
+    events: int
+    """Events stored since the host began."""
+    fenced: int
+    """Shards lost to a higher epoch since the host began."""
+    snapshots: SnapshotCounts = SnapshotCounts()
+
+
+class HostCore:
+    """All state of one host."""
+
+    def __init__(
+        self, name: str, store: EventStore, registry: AggregateRegistry, limits: HostLimits, publish: Publish
+    ) -> None:
+        """`publish` gets each commit's records, in commit order; it must not block."""
+        self.name = name
+        self._store = store
+        self._registry = registry
+        self._limits = limits
+        self._shards: dict[int, Shard] = {}
+        self._snapshots = SnapshotKeeper(store)
+        self._writer = Writer(store, self._shards, publish, self._advance, self._spawn)
+        self._sessions: OrderedDict[str, int] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._arrivals = 0
+        self._open_calls: set[OpenCall] = set()
+        self._pending_commands = 0
+        self._pending_bytes = 0
+        self._health = HostHealth({}, {}, 0, 0, 0.0, 0.0, 0, 0, 0)
+        self._beat_at_s = time.monotonic()
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the loops, on the running event loop."""
+        self._spawn(self._writer.run())
+        self._spawn(self._snapshots.run())
+        self._spawn(self._beat())
+
+    async def stop(self) -> None:
+        """Finish what is under way, then end the loops. Calls that come later are answered NotOwner."""
+        if self._failure is None:
+            await self.release(list(self._shards))
+            await self._snapshots.write_all()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- ownership ---
+
+    async def claim(self, shards: Iterable[int]) -> dict[int, int]:
+        """Claim those of the shards that are assigned to this host; return their epochs. They are served from now on.
+
+        A shard that it held before starts anew, with empty memory.
+        """
+        claims = await self._store.claim(self.name, shards)
+        for number, claim in claims.items():
+            former = self._shards.get(number)
+            self._shards[number] = Shard(number, claim, self._registry, self._store.store_id, self._snapshots)
+            if former is not None:
+                former.drop()
+        return {number: claim.epoch for number, claim in claims.items()}
+
+    async def release(self, shards: Iterable[int]) -> None:
+        """Finish what these shards have in hand, then forget them; new commands are answered NotOwner at once."""
+        leaving = [self._shards[number] for number in shards if number in self._shards]
+        for shard in leaving:
+            shard.releasing = True
+        while not all(shard.idle for shard in leaving):
+            self._check()
+            await asyncio.sleep(0.005)
+        for shard in leaving:
+            if self._shards.get(shard.number) is shard:
+                del self._shards[shard.number]
+
+    # --- calls ---
+
+    async def execute(self, call: bytes) -> bytes:
+        """Execute one packed call; return its packed answers in the order of its commands.
+
+        Raises StaleCall for a number that is not above the session's last one.
+        """
+        self._check()
+        request = unpack_call(call)
+        self._accept_number(request)
+        open_call = OpenCall(len(request.commands))
+        size = len(call)
+        if not self._has_room(len(request.commands), size):
+            overloaded = Overloaded(self._limits.retry_after_ms)
+            return pack_answers([overloaded] * len(request.commands))
+        self._pending_commands += len(request.commands)
+        self._pending_bytes += size
+        self._open_calls.add(open_call)
+        try:
+            self._advance(self._admit(request, open_call))
+            await open_call.done
+        finally:
+            self._open_calls.discard(open_call)
+            self._pending_commands -= len(request.commands)
+            self._pending_bytes -= size
+        return pack_answers([answer for answer in open_call.answers if answer is not None])
+
+    def _accept_number(self, request: Call) -> None:
+        if request.number <= self._sessions.get(request.session, -1):
+            raise StaleCall(request.number)
+        self._sessions[request.session] = request.number
+        self._sessions.move_to_end(request.session)
+        if len(self._sessions) > self._limits.sessions_max:
+            self._sessions.popitem(last=False)
+
+    def _has_room(self, commands: int, size: int) -> bool:
+        """Whether the host can hold this call too; an empty host takes any call."""
+        if not self._pending_commands:
+            return True
+        return (
+            self._pending_commands + commands <= self._limits.pending_commands_max
+            and self._pending_bytes + size <= self._limits.pending_bytes_max
+        )
+
+    def _admit(self, request: Call, open_call: OpenCall) -> list[Shard]:
+        """Put a call's commands into their shards' mail; return those shards."""
+        now_s = time.monotonic()
+        touched: dict[int, Shard] = {}
+        for index, message in enumerate(request.commands):
+            shard = self._shards.get(message.shard)
+            epoch = request.epochs.get(message.shard)
+            if shard is None or shard.epoch != epoch or shard.releasing:
+                open_call.answer(index, NotOwner(message.shard, epoch or 0))
+                continue
+            try:
+                binding, command = self._registry.decode_command(message.command_type, message.data)
+                _check_shard(message, binding.partition_key(command), self._store.shards)
+            except InvalidCommand as error:
+                open_call.answer(index, error)
+                continue
+            self._arrivals += 1
+            shard.admit(Pending(self._arrivals, now_s, message, binding, command, open_call, index))
+            touched[message.shard] = shard
+        return list(touched.values())
+
+    def _advance(self, shards: Iterable[Shard]) -> None:
+        """Let these shards decide what they can, wake the writer, and read what they lack."""
+        now_s, recorded_at = time.monotonic(), time.time_ns() // 1000
+        lacking: list[tuple[Shard, Wants]] = []
+        for shard in shards:
+            shard.decide(now_s, recorded_at)
+            if shard.has_decided:
+                self._writer.wake()
+            if shard.inbox and not shard.busy:
+                wants = shard.wants()
+                if wants.keys or wants.streams:
+                    shard.loading = wants
+                    lacking.append((shard, wants))
+        if lacking:
+            self._spawn(self._load(lacking))
+
+    # --- reading ---
+
+    async def _load(self, lacking: list[tuple[Shard, Wants]]) -> None:
+        """Read what these shards want, all ids and all streams together. Retried while it may pass."""
+        keys = {key for _, wants in lacking for key in wants.keys}
+        streams = {stream for _, wants in lacking for stream in wants.streams}
+        found: dict[tuple[int, str, str], EventRecord] = {}
+        loaded = Loaded({}, {}, [])
+        broken: EventrayError | None = None
+        try:
+            async for attempt in AsyncRetrying(retry=_may_pass, wait=wait_random_exponential(0.02, 1), reraise=True):
+                with attempt:
+                    found = await self._store.find_commands(keys) if keys else {}
+                    if streams:
+                        loaded = await load_aggregates(self._store, streams, self._registry, self._snapshots.snapshots)
+        except StoreUnavailable as error:
+            broken = error
+        self._snapshots.take_long(loaded.long, time.time_ns() // 1000)
+        for shard, wants in lacking:
+            if broken is not None:
+                shard.refuse_mail(wants, broken)
+                continue
+            shard.fill(
+                wants,
+                found,
+                # Each goes to one shard only: another that wants the same stream reads it for itself.
+                {stream: loaded.aggregates.pop(stream) for stream in wants.streams if stream in loaded.aggregates},
+                {stream: loaded.unreadable[stream] for stream in wants.streams if stream in loaded.unreadable},
+            )
+        self._advance(shard for shard, _ in lacking)
+
+    def _passivate(self) -> None:
+        """Bring the live aggregates back within their bound, shards with many first."""
+        excess = sum(len(shard.live) for shard in self._shards.values()) - self._limits.live_aggregates_max
+        for shard in sorted(self._shards.values(), key=lambda shard: -len(shard.live)) if excess > 0 else ():
+            excess -= shard.passivate(min(excess, len(shard.live)))
+            if excess <= 0:
+                break
+
+    # --- health ---
+
+    def health(self) -> HostHealth:
+        """Say how the host is. May be called from any thread, also while the event loop is blocked."""
+        age_s = time.monotonic() - self._beat_at_s
+        oldest_s = self._health.oldest_pending_s
+        return self._health._replace(loop_age_s=age_s, oldest_pending_s=oldest_s + age_s if oldest_s else 0.0)
+
+    async def _beat(self) -> None:
+        while True:
+            self._passivate()
+            self._take_health()
+            await asyncio.sleep(self._limits.beat_s)
+
+    def _take_health(self) -> None:
+        now_s = time.monotonic()
+        owned = list(self._shards.values())
+        oldest_s = min((s.oldest_arrival_s for s in owned if s.oldest_arrival_s is not None), default=now_s)
+        self._health = HostHealth(
+            shards={shard.number: shard.epoch for shard in owned},
+            heads={shard.number: shard.stored_head for shard in owned},
+            live_aggregates=sum(len(shard.live) for shard in owned),
+            pending_commands=self._pending_commands,
+            oldest_pending_s=now_s - oldest_s,
+            loop_age_s=0.0,
+            commits=self._writer.commits,
+            events=self._writer.events,
+            fenced=self._writer.fenced,
+            snapshots=self._snapshots.snapshots.counts,
+        )
+        self._beat_at_s = now_s
+
+    # --- tasks ---
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a loop of the host ended; it serves nothing from now on", host=self.name, exc_info=error)
+            self._failure = error
+            for open_call in self._open_calls:
+                open_call.fail(RuntimeError(f"host {self.name} failed: {error!r}"))
+
+    def _check(self) -> None:
+        """Raise what ended one of the loops: a host with a broken loop serves nobody and is replaced."""
+        if self._failure is not None:
+            raise RuntimeError(f"host {self.name} failed") from self._failure
+
+
+def _check_shard(message: CommandMessage, partition_key: str, shards: int) -> None:
+    """Raise InvalidCommand for a command that its client counted to another shard: its stream would be torn apart."""
+    if shard_of(partition_key, shards) != message.shard:
+        remedy = f"{partition_key!r} is of shard {shard_of(partition_key, shards)}: use this store's number of shards"
+        raise InvalidCommand("shard", str(message.shard), remedy)
+
+
+def _may_pass(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    return isinstance(error, StoreUnavailable) and error.passing

@@ -1,0 +1,147 @@
+"""Aggregates without Ray: loaded as they are or were, and saved by whoever holds the store. For scripts and tests.
+
+Not here: commands, which the hosts decide on; what a script saves passes by them and their idempotency.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import takewhile
+from types import TracebackType
+from typing import Self, TypeVar
+
+from actors.aggregate import Aggregate
+from actors.commands import shown
+from actors.registry import AggregateRegistry
+from actors.snapshots import Snapshots
+from store.codec import EventRegistry
+from store.errors import InvalidValue
+from store.identity import checked_id
+from store.ports import EventReader, EventStore
+from store.records import micros
+from store.writing import OfflineWriter
+
+PAGE_SIZE = 1_000
+
+SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
+
+
+class Repository:
+    """Gets aggregates, and within `async with`, which takes the store, saves them:
+
+    async with Repository(store, registry) as repository:
+        customer = await repository.get(Customer, "c-1")
+        customer.promote(PromoteToVip(customer_id="c-1", reason="loyal"))
+        await repository.save(customer)
+    """
+
+    def __init__(self, store: EventStore, registry: AggregateRegistry, tool: str = "a script") -> None:
+        """`tool` is what others are told that find the store held."""
+        self._registry = registry
+        self._writer = OfflineWriter(store, tool, registry.events)
+
+    async def __aenter__(self) -> Self:
+        """Take the store. Raises StoreHeld where a living runtime holds it."""
+        await self._writer.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the store back."""
+        await self._writer.__aexit__(kind, error, trace)
+
+    async def get(self, aggregate_class: type[SomeAggregate], aggregate_id: str) -> SomeAggregate | None:
+        """Return an aggregate as it is, folded from its events; None if it has none. Raises what `load` does."""
+        aggregate = await self.load(aggregate_class, aggregate_id)
+        return aggregate if aggregate.version else None
+
+    async def load(
+        self,
+        aggregate_class: type[SomeAggregate],
+        aggregate_id: str,
+        version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> SomeAggregate:
+        """Return an aggregate as it is, was at a version, or was at a time; see `load_aggregate`."""
+        events = self._registry.events
+        return await load_aggregate(self._writer.store, events, aggregate_class, aggregate_id, version, as_of)
+
+    async def save(self, aggregate: Aggregate) -> None:
+        """Append an aggregate's uncommitted events, all or none, durably; nothing happens if there are none.
+
+        Raises ConcurrencyError where the stream has gone on since it was loaded; InvalidValue for one whose partition
+        key no event has told; RuntimeError outside the block; and what `OfflineWriter.save_events` does.
+        """
+        events = aggregate.uncommitted_events
+        if not events:
+            return
+        if aggregate.partition_key is None:
+            remedy = f"its events have no field {aggregate.partition_key_field}"
+            raise InvalidValue("partition_key", aggregate.stream, remedy)
+        expected_version = aggregate.version - len(events)
+        await self._writer.save_events(aggregate.stream, events, expected_version, aggregate.partition_key)
+        aggregate.mark_committed()
+
+
+async def load_aggregate(
+    store: EventReader,
+    events: EventRegistry,
+    aggregate_class: type[SomeAggregate],
+    aggregate_id: str,
+    version: int | None = None,
+    as_of: datetime | None = None,
+) -> SomeAggregate:
+    """Return the aggregate, folded from its events: all, those up to `version`, or those recorded until `as_of`.
+
+    A copy, to be read only. `as_of` goes by when events were written; the first that was written later ends the fold,
+    whatever follows it, so that no snapshot helps there, as one does otherwise. The version is 0 if there are no events
+    by then. Raises InvalidValue for a version that isn't there yet, and for an `as_of` without a time zone;
+    UnknownEventType, UndecodableEvent and ApplyFailed where the code can't fold what is stored.
+    """
+    if version is not None and as_of is not None:
+        raise InvalidValue("as_of", as_of.isoformat(), "give a version or a time, not both")
+    if version is not None and version < 0:
+        raise InvalidValue("version", str(version), "give 0 or more")
+    if as_of is not None and as_of.utcoffset() is None:
+        raise InvalidValue("as_of", as_of.isoformat(), "give it a time zone, for example datetime.now(UTC)")
+    aggregate = aggregate_class(checked_id(aggregate_class.id_field, aggregate_id))
+    if as_of is None:
+        aggregate = await _restored(store, aggregate, version)
+    return await fold_on(store, events, aggregate, version, None if as_of is None else micros(as_of))
+
+
+async def fold_on(
+    store: EventReader,
+    events: EventRegistry,
+    aggregate: SomeAggregate,
+    version: int | None = None,
+    until: int | None = None,
+) -> SomeAggregate:
+    """Fold onto an aggregate the events after its version, up to one version, or recorded until a time in us.
+
+    Returns the aggregate. Raises what `load_aggregate` does.
+    """
+    limit = PAGE_SIZE
+    while version is None or aggregate.version < version:
+        if version is not None:
+            limit = min(PAGE_SIZE, version - aggregate.version)
+        page = await store.read_stream(aggregate.stream, aggregate.version, limit)
+        history = page if until is None else list(takewhile(lambda record: record.recorded_at <= until, page))
+        aggregate.load_from_history(events.decode_many(history))
+        if len(history) < limit:
+            break
+    if version is not None and aggregate.version < version:
+        raise InvalidValue("version", str(version), f"{shown(aggregate.stream)} has {aggregate.version} so far")
+    return aggregate
+
+
+async def _restored(store: EventReader, new: SomeAggregate, version: int | None) -> SomeAggregate:
+    """Return the aggregate as its snapshot has it, if that is sound and not above the version; else the new one."""
+    snapshots, classes = Snapshots(), {new.stream: type(new)}
+    wanted = snapshots.wanted(classes)
+    kept = await store.read_snapshots(wanted) if wanted else {}
+    usable = [snapshot for snapshot in kept.values() if version is None or snapshot.version <= version]
+    restored = snapshots.restore(usable, classes).get(new.stream, new)
+    assert isinstance(restored, type(new))
+    return restored

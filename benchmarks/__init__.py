@@ -1,0 +1,1 @@
+"""Measurements: run from a clone, e.g. `python -m benchmarks.commands`. Not part of the installed application."""

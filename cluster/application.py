@@ -1,0 +1,160 @@
+"""An application: the classes that a runtime serves, and how it is found by name.
+
+Not here: what the classes do, and how they get to other processes (Ray does it: by reference where they can be
+imported, by value where they are defined in the script that is run).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from actors.aggregate import Aggregate
+from actors.customers import Customer, Order
+from actors.registry import AggregateRegistry
+from projections.customers import CustomerProjection
+from projections.projection import Projection
+from store.errors import EventrayError, InvalidValue
+
+
+class NoSuchApplication(EventrayError):
+    """The application {0} can't be loaded: {1}"""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+
+
+class Application:
+    """The aggregates and projections that a runtime serves; a value, equal to another of the same classes."""
+
+    def __init__(
+        self,
+        aggregates: Iterable[type[Aggregate]],
+        projections: Iterable[type[Projection]] = (),
+        handlers: Iterable[type] = (),
+    ) -> None:
+        """Raises InvalidValue where the classes contradict each other or can't work, whichever it is first."""
+        self.aggregates = tuple(dict.fromkeys(aggregates))
+        self.projections = tuple(dict.fromkeys(projections))
+        self.handlers = tuple(dict.fromkeys(handlers))
+        self._check()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Application) and self.classes == other.classes
+
+    def __hash__(self) -> int:
+        return hash(self.classes)
+
+    def __repr__(self) -> str:
+        return f"Application({', '.join(cls.__name__ for cls in self.classes)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        for cls in self.classes:
+            _resolve_annotations(cls)
+        return {"aggregates": self.aggregates, "projections": self.projections, "handlers": self.handlers}
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """All of them: aggregates, projections, handlers."""
+        return (*self.aggregates, *self.projections, *self.handlers)
+
+    @cached_property
+    def registry(self) -> AggregateRegistry:
+        """Which command goes to which aggregate, and all event types; one for this process."""
+        return AggregateRegistry(self.aggregates)
+
+    def projection(self, name: str) -> type[Projection]:
+        """Return the projection of this name. Raises InvalidValue if there is none."""
+        for projection in self.projections:
+            if projection.name == name:
+                return projection
+        known = ", ".join(projection.name for projection in self.projections)
+        raise InvalidValue("projection", repr(name), f"one of {known or 'none at all'} was expected")
+
+    def _check(self) -> None:
+        for kind, base, classes in (
+            ("aggregates", Aggregate, self.aggregates),
+            ("projections", Projection, self.projections),
+        ):
+            for cls in classes:
+                if not (isinstance(cls, type) and issubclass(cls, base)):
+                    raise InvalidValue(kind, repr(cls), f"give classes derived from {base.__name__}")
+        if not self.aggregates:
+            raise InvalidValue("aggregates", "()", "name at least one")
+        if self.handlers:
+            raise InvalidValue("handlers", repr(self.handlers), "this version of Eventray runs none: leave them out")
+        names = [projection.name for projection in self.projections]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidValue("projections", name, "two have this name: give one of them another")
+        known_events = self.registry.events.types
+        for event_class in {event for projection in self.projections for event in projection.event_methods()}:
+            known = known_events.get(event_class.event_type)
+            if known is None and not event_class.__subclasses__():
+                raise InvalidValue(
+                    "projections", event_class.__name__, "no aggregate of the application has a method for this event"
+                )
+
+
+def default_application() -> Application:
+    """Return the shop that Eventray ships: customers, their orders, and the read model of both."""
+    return Application(aggregates=(Customer, Order), projections=(CustomerProjection,))
+
+
+def application_of(app: Application | str | None) -> Application:
+    """Return the application itself, the one that `module:attribute` names, or the default. Raises as these do."""
+    if isinstance(app, Application):
+        return app
+    return default_application() if app is None else load_application(app)
+
+
+def load_application(name: str) -> Application:
+    """Return the application that `module:attribute` names; the working directory is searched too.
+
+    The attribute may also be a function without parameters that returns one. Raises NoSuchApplication.
+    """
+    module_name, separator, path = name.partition(":")
+    if not (module_name and separator and path):
+        raise NoSuchApplication(name, "write module:attribute, for example shop.app:application")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        reason = f"there is no module {error.name}; searched from {here} and in the installed packages"
+        raise NoSuchApplication(name, reason) from error
+    except ImportError as error:
+        raise NoSuchApplication(name, f"importing {module_name} failed: {error}") from error
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            raise NoSuchApplication(name, f"{module_name} has no attribute {path}")
+        found = getattr(found, attribute)
+    if isinstance(found, types.FunctionType):
+        found = found()
+    if not isinstance(found, Application):
+        raise NoSuchApplication(name, f"{path} is a {type(found).__name__}, not an Application")
+    return found
+
+
+def _resolve_annotations(cls: type) -> None:
+    """Put types in the place of annotations written as text, in the methods of a class that travels by value.
+
+    Only what a function's code names travels with it: in another process the text could no longer be understood.
+    What can't be understood here either stays as it is; whoever needs it says so.
+    """
+    for base in cls.__mro__:
+        for function in vars(base).values() if base.__module__ == "__main__" else ():
+            if isinstance(function, types.FunctionType):
+                for name, annotation in function.__annotations__.items():
+                    holder = types.SimpleNamespace(__annotations__={name: annotation})
+                    with contextlib.suppress(NameError):
+                        hints = typing.get_type_hints(holder, globalns=function.__globals__)
+                        function.__annotations__[name] = hints[name]

@@ -1,0 +1,26 @@
+"""The command line. Results go to stdout, progress, errors and logs to stderr; exit codes are in `options.py`."""
+
+from __future__ import annotations
+
+import typer
+
+from cluster.cli.demonstrating import demo
+from cluster.cli.reading import events, query, show
+from cluster.cli.schema import schema
+from cluster.cli.store import audit, replay, store
+from cluster.cli.submitting import submit
+from cluster.logs import configure_logs
+
+main = typer.Typer(
+    name="eventray",
+    help="An event-sourced actor runtime on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    callback=configure_logs,
+)
+for verb in (demo, submit, query, events, show, replay):
+    main.command()(verb)
+main.add_typer(schema, name="schema")
+main.add_typer(store, name="store")
+main.add_typer(audit, name="audit")

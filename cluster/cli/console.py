@@ -1,0 +1,60 @@
+"""What the verbs print, and where: results on stdout, progress and errors on stderr.
+
+Progress bars appear on a terminal only. Not here: what is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+def complain(message: str) -> None:
+    """Print one line on stderr."""
+    print(message, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print one line of JSON on stdout: times in ISO 8601, decimals as strings."""
+    print(json.dumps(value, default=_plain))
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+class ProgressWatcher:
+    """Shows the phases of long work, one bar each."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def phase(self, name: str, total: int | None) -> Callable[[int], None]:
+        """Begin a phase; the returned function hears how many more are done. `total` None: not known."""
+        for task in self._progress.tasks:
+            if task.total is None:
+                self._progress.remove_task(task.id)
+        bar = self._progress.add_task(name, total=total)
+        return lambda more: self._progress.advance(bar, more)
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressWatcher]:
+    """Show progress on stderr while the block runs, if stderr is a terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield ProgressWatcher(progress)

@@ -1,0 +1,54 @@
+"""What every verb takes, and how it is run: options, exit codes, one line for an error.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cluster.cli.console import complain
+from store.errors import EventrayError
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="EVENTRAY_STORE",
+        metavar="URL",
+        help="The store: sqlite:///FILE (sqlite:////ABSOLUTE/FILE).",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+App = Annotated[
+    str | None,
+    typer.Option(
+        "--app",
+        envvar="EVENTRAY_APP",
+        metavar="MODULE:ATTRIBUTE",
+        help="The application: an Application(aggregates=..., projections=...). Default: the shop of the demo.",
+        show_default=False,
+    ),
+]
+
+Result = TypeVar("Result")
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a verb's work; an error of Eventray becomes one line on stderr and exit code 1, Ctrl-C exit code 130."""
+    try:
+        return asyncio.run(work)
+    except EventrayError as error:
+        complain(f"eventray: {error}")
+        raise typer.Exit(EXIT_FAILED) from error
+    except KeyboardInterrupt as interrupt:
+        complain("eventray: stopped")
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupt

@@ -1,0 +1,148 @@
+"""The demo's run: submit, wait for the read model, read all of it back, fold the log, compare.
+
+Not here: how it looks (`page.py`), and the command line around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+from actors.wire import Receipt
+from cluster.demo.checking import differences, fold_log
+from cluster.demo.purchases import CustomerFacts, Purchase, Step, expected, steps
+from cluster.driving import Outcome, drive
+from cluster.lag import Lag, catch_up
+from cluster.runtime import Runtime
+from cluster.tally import Tally
+from projections.customers import CustomerProjection
+from store.opening import open_store
+
+IN_FLIGHT_MAX = 1_000
+READS_IN_FLIGHT_MAX = 100
+BEST_CUSTOMERS = 10
+NO_LAG = Lag(0, 0.0)
+
+
+class Watcher(Protocol):
+    """Who hears how far a phase has come."""
+
+    def phase(self, name: str, total: int | None) -> Callable[[int], None]:
+        """Begin a phase; the returned function hears how many more are done. `total` None: not known."""
+        ...
+
+
+@dataclass(slots=True)
+class DemoReport:
+    """What came out. Money in dollars, durations in seconds."""
+
+    store: str
+    complete: bool = False
+    """False after Ctrl-C: nothing was compared."""
+    tally: Tally = field(default_factory=Tally)
+    problems: list[str] = field(default_factory=list)
+    """What became of commands that were neither accepted nor duplicates."""
+    differences: list[str] = field(default_factory=list)
+    """Where the read model or the log says other than the input."""
+    customers: int = 0
+    orders: int = 0
+    total_spent: Decimal = Decimal(0)
+    vips: int = 0
+    best_customers: list[Mapping[str, Any]] = field(default_factory=list)
+    lag: Lag = NO_LAG
+    """Of the read model, at the last answer."""
+    events: int = 0
+    replay_s: float = 0.0
+
+    @property
+    def events_replayed_per_s(self) -> float:
+        return self.events / self.replay_s if self.replay_s else 0.0
+
+    @property
+    def succeeded(self) -> bool:
+        return self.complete and not self.problems and not self.differences
+
+
+async def run_demo(url: str, purchases: Iterable[Purchase], watcher: Watcher) -> DemoReport:
+    """Drive the purchases into the store, and return what it and the read model hold afterwards."""
+    report = DemoReport(url)
+    purchases = list(purchases)
+    facts = expected(purchases)
+    watcher.phase("Starting Ray", None)
+    async with Runtime.open(url) as runtime:
+        last_receipts = await _submit(runtime, list(steps(purchases)), report, watcher)
+        if not report.complete:
+            return report
+        rows = await _read_back(runtime, facts, last_receipts, report, watcher)
+    reader = await open_store(url, create=False)
+    try:
+        on_events = watcher.phase("Replaying the log", sum((await reader.heads()).values()))
+        started = time.perf_counter()
+        fold = await fold_log(reader, on_events)
+        report.events, report.replay_s = fold.events, time.perf_counter() - started
+    finally:
+        await reader.close()
+    report.differences = differences(facts, rows, fold)
+    _sum_up([row for row in rows.values() if row is not None], report)
+    return report
+
+
+async def _submit(runtime: Runtime, todo: list[Step], report: DemoReport, watcher: Watcher) -> dict[int, Receipt]:
+    """Submit all; return the receipt of the highest position by shard."""
+    advance = watcher.phase("Submitting commands", len(todo))
+    last_receipts: dict[int, Receipt] = {}
+
+    async def in_order() -> AsyncIterator[Step]:
+        for step in todo:
+            yield step
+
+    async def submit(step: Step) -> Receipt:
+        return await runtime.submit(step.command, command_id=step.command_id, occurred_at=step.occurred_at)
+
+    def on_outcome(step: Step, outcome: Outcome) -> None:
+        advance(1)
+        report.tally.count(outcome)
+        if not isinstance(outcome, Receipt):
+            report.problems.append(f"{step.command_id}: {outcome}")
+        elif (last := last_receipts.get(outcome.shard)) is None or last.position < outcome.position:
+            last_receipts[outcome.shard] = outcome
+
+    report.tally.start()
+    report.complete = await drive(submit, in_order(), IN_FLIGHT_MAX, on_outcome)
+    report.tally.stop()
+    return last_receipts
+
+
+async def _read_back(
+    runtime: Runtime,
+    facts: Mapping[str, CustomerFacts],
+    last_receipts: Mapping[int, Receipt],
+    report: DemoReport,
+    watcher: Watcher,
+) -> dict[str, Mapping[str, Any] | None]:
+    """Wait for the read model, then return the row of each customer."""
+    report.lag = await catch_up(runtime, report.store, CustomerProjection, next(iter(facts)), last_receipts)
+    advance = watcher.phase("Reading every customer back", len(facts))
+    slots = asyncio.Semaphore(READS_IN_FLIGHT_MAX)
+
+    async def row(customer_id: str) -> Mapping[str, Any] | None:
+        async with slots:
+            found = await runtime.query(CustomerProjection, customer_id)
+            advance(1)
+            return found
+
+    found = await asyncio.gather(*(row(customer_id) for customer_id in facts))
+    return dict(zip(facts, found, strict=True))
+
+
+def _sum_up(rows: list[Mapping[str, Any]], report: DemoReport) -> None:
+    """The closing page's figures, from the read model."""
+    report.customers = len(rows)
+    report.orders = sum(row["total_orders"] for row in rows)
+    report.total_spent = sum((row["total_spent"] for row in rows), Decimal(0))
+    report.vips = sum(row["type"] == "Vip" for row in rows)
+    report.best_customers = sorted(rows, key=lambda row: (-row["total_spent"], row["id"]))[:BEST_CUSTOMERS]

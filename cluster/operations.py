@@ -1,0 +1,273 @@
+"""What a runtime does for its users: submit, query, load; whatever carries commands and holds read models.
+
+The bodies of `Runtime` (over Ray) and of `cluster.testing.InProcessRuntime` (over nothing), written once over ports.
+Not here: how a runtime begins and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from actors.aggregate import Aggregate
+from actors.commands import Command
+from actors.errors import InvalidCommand, Overloaded
+from actors.metadata import packed_metadata, packed_moment
+from actors.repository import load_aggregate
+from actors.wire import Receipt
+from cluster.application import Application
+from cluster.client import CommandClient
+from cluster.settings import Settings
+from cluster.transport import HostGone
+from projections.errors import ConsistencyTimeout
+from projections.projection import Projection
+from projections.read_models import ReadModels
+from store.errors import EventrayError, InvalidValue
+from store.ports import EventReader
+
+FOLLOWER_PAUSE_S = 0.1
+
+SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
+
+
+class Followers(Protocol):
+    """Whoever applies events to the read models."""
+
+    async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
+        """Return once the read model holds the shard's events up to `position`.
+
+        Raises ConsistencyTimeout past `timeout_s`, HostGone where nobody can be asked now.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What the operations work on."""
+
+    application: Application
+    settings: Settings
+    store: EventReader
+    client: CommandClient
+    read_models: ReadModels
+    followers: Followers
+
+
+class Operations:
+    """The methods that users call. They belong to the event loop that the runtime was opened on."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._registry = ports.application.registry
+
+    @property
+    def application(self) -> Application:
+        """The application that this runtime serves."""
+        return self._ports.application
+
+    async def submit(
+        self,
+        command: Command,
+        *,
+        command_id: str | None = None,
+        expected_version: int | None = None,
+        occurred_at: datetime | None = None,
+        timeout_s: float | None = None,
+        consistency: Collection[type[Projection]] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """Have a command decided; return its receipt once the events that it caused are stored.
+
+        `command_id` is an idempotency key: the same command under the same id is decided once, for ever, and gets its
+        first receipt again. `expected_version` is the stream's version that the command must meet, `occurred_at` when
+        it happened in the world (default: when it is recorded), `metadata` a JSON object kept with each event. With
+        `consistency`, projections, it returns once their read models show the events too.
+
+        Raises DomainError (the aggregate refused), InvalidCommand, ConcurrencyError, CommandIdReused, StoreRejected,
+        DecideFailed: nothing was stored. Raises Overloaded where there was no room within `timeout_s`: it was not
+        sent. Raises CommandTimeout past `timeout_s`: the outcome is unknown, and a retry under the same id is safe.
+        Raises ConsistencyTimeout: the command did succeed.
+        """
+        for projection in consistency:
+            self._check_projection(projection)
+        future = await self._send(command, command_id, expected_version, occurred_at, timeout_s, metadata)
+        receipt = await future
+        patience_s = self._ports.settings.query_timeout_s if timeout_s is None else timeout_s
+        for projection in consistency:
+            await self._wait_for(projection, receipt, patience_s)
+        return receipt
+
+    async def submit_many(
+        self,
+        commands: Iterable[Command],
+        *,
+        command_ids: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Receipt | EventrayError]:
+        """Submit commands, all under way together; return a receipt or an error each, in their order.
+
+        Those of one partition key are decided in their order. See `submit` for the rest.
+        """
+        commands = list(commands)
+        if command_ids is not None and len(command_ids) != len(commands):
+            raise InvalidValue(
+                "command_ids", f"{len(command_ids)} ids", f"give one for each of {len(commands)} commands"
+            )
+        outcomes: list[asyncio.Future[Receipt] | EventrayError] = []
+        try:
+            for index, command in enumerate(commands):
+                command_id = command_ids[index] if command_ids is not None else None
+                try:
+                    outcomes.append(await self._send(command, command_id, None, None, timeout_s, metadata))
+                except EventrayError as error:
+                    outcomes.append(error)
+            return [await _settled(outcome) for outcome in outcomes]
+        finally:
+            for outcome in outcomes:
+                if isinstance(outcome, asyncio.Future):
+                    outcome.cancel()
+
+    async def query(
+        self, projection: type[Projection], key: Any, *, after: Receipt | None = None, timeout_s: float | None = None
+    ) -> Mapping[str, Any] | None:
+        """Return the row with this key in the projection's read model; None if there is none.
+
+        `after` a receipt: waits until the read model shows what the command did. Raises ConsistencyTimeout if that
+        takes longer than `timeout_s`; InvalidValue for a receipt of another store.
+        """
+        self._check_projection(projection)
+        if after is None:
+            return (await self._ports.read_models.query(projection, key)).row
+        return await self._query_after(projection, key, after, timeout_s)
+
+    async def load(
+        self,
+        aggregate_class: type[SomeAggregate],
+        aggregate_id: str,
+        version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> SomeAggregate:
+        """Return an aggregate as it is, was at a version, or was at a time; see `actors.repository.load_aggregate`.
+
+        It is a copy: what is raised on it is stored nowhere.
+        """
+        events = self._registry.events
+        return await load_aggregate(self._ports.store, events, aggregate_class, aggregate_id, version, as_of)
+
+    def actor(self, aggregate_class: type[SomeAggregate], aggregate_id: str) -> ActorAddress[SomeAggregate]:
+        """Return the address of one aggregate. Nothing is sent; it need not exist yet."""
+        return ActorAddress(self, aggregate_class, aggregate_id)
+
+    # --- the way of a command ---
+
+    async def _send(
+        self,
+        command: Command,
+        command_id: str | None,
+        expected_version: int | None,
+        occurred_at: datetime | None,
+        timeout_s: float | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> asyncio.Future[Receipt]:
+        binding, data = self._registry.encode_command(command)
+        client = self._ports.client
+        patience_s = self._ports.settings.command_timeout_s if timeout_s is None else timeout_s
+        if client.in_flight < self._ports.settings.client_in_flight_max:
+            await client.room()
+        else:
+            patience_s -= await self._wait_for_room(patience_s)
+        return client.submit(
+            binding.partition_key(command),
+            command.command_type,
+            data,
+            command_id,
+            expected_version=expected_version,
+            occurred_at=None if occurred_at is None else packed_moment(occurred_at),
+            timeout_s=patience_s,
+            metadata=packed_metadata(metadata),
+        )
+
+    async def _wait_for_room(self, patience_s: float) -> float:
+        """Wait until the client may take another command; return how long that took."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._ports.client.room()
+        except TimeoutError as error:
+            raise Overloaded(1000) from error
+        return min(loop.time() - began_s, patience_s - 0.001)
+
+    # --- reading what was written ---
+
+    def _check_projection(self, projection: type[Projection]) -> None:
+        if projection not in self._ports.application.projections:
+            self._ports.application.projection(getattr(projection, "name", repr(projection)))
+            raise InvalidValue("projection", repr(projection), "it is not the class that the application names")
+
+    async def _query_after(
+        self, projection: type[Projection], key: Any, after: Receipt, timeout_s: float | None
+    ) -> Mapping[str, Any] | None:
+        if after.store_id != self._ports.store.store_id:
+            raise InvalidValue("after", f"a receipt of store {after.store_id}", "give one of this store")
+        read_models = self._ports.read_models
+        reading = await read_models.query(projection, key, after.shard)
+        if reading.position < after.position:
+            await self._wait_for(
+                projection, after, self._ports.settings.query_timeout_s if timeout_s is None else timeout_s
+            )
+            reading = await read_models.query(projection, key, after.shard)
+        return reading.row
+
+    async def _wait_for(self, projection: type[Projection], receipt: Receipt, timeout_s: float) -> None:
+        """Wait until a read model shows a command, whoever follows the log for it meanwhile."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while (left_s := deadline_s - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(left_s + 1):
+                    return await self._ports.followers.wait_for(
+                        projection.name, receipt.shard, receipt.position, left_s
+                    )
+            except (HostGone, TimeoutError):
+                await asyncio.sleep(FOLLOWER_PAUSE_S)
+        raise ConsistencyTimeout(
+            projection.name, receipt.shard, receipt.position, timeout_s, 0, " Nobody follows the log for it now."
+        )
+
+
+class ActorAddress(Generic[SomeAggregate]):
+    """One aggregate, wherever it lives."""
+
+    def __init__(self, operations: Operations, aggregate_class: type[SomeAggregate], aggregate_id: str) -> None:
+        self._operations = operations
+        self.aggregate_class = aggregate_class
+        self.aggregate_id = aggregate_id
+        self.stream = aggregate_class(aggregate_id).stream
+
+    def __repr__(self) -> str:
+        return f"<the address of {self.stream}>"
+
+    async def submit(self, command: Command, **keywords: Any) -> Receipt:
+        """Submit a command to this aggregate; see `Operations.submit`. Raises InvalidCommand if it is for another."""
+        binding = self._operations.application.registry.check_command(command)
+        if (stream := binding.stream(command)) != self.stream:
+            raise InvalidCommand(command.command_type, stream, f"give a command for {self.stream}")
+        return await self._operations.submit(command, **keywords)
+
+    async def load(self, version: int | None = None, as_of: datetime | None = None) -> SomeAggregate:
+        """Return a copy of it as it is or was; see `Operations.load`."""
+        return await self._operations.load(self.aggregate_class, self.aggregate_id, version, as_of)
+
+
+async def _settled(outcome: asyncio.Future[Receipt] | EventrayError) -> Receipt | EventrayError:
+    if isinstance(outcome, EventrayError):
+        return outcome
+    try:
+        return await outcome
+    except EventrayError as error:
+        return error

@@ -1,0 +1,108 @@
+"""Ray itself: joining the one that is there, or starting one on this machine that ends with us.
+
+Which one: the one that this process is connected to; else the one that `address` or RAY_ADDRESS names; else the one
+that `ray start` began on this machine; else a new one ("local" asks for that). Not here: actors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import site
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray._private.services import find_bootstrap_address, find_gcs_addresses
+from ray.exceptions import RayError
+
+from cluster.settings import Settings
+from store.errors import EventrayError
+
+NEW = "local"
+
+
+class RayUnavailable(EventrayError):
+    """Ray at {0} can't be used: {1}"""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+
+
+_lock = threading.Lock()
+_users = 0
+"""How many runtimes of this process use the connection that the first of them made."""
+
+
+def connect(address: str | None, settings: Settings) -> bool:
+    """Connect this process to Ray; return whether `disconnect` is due: not where somebody else had connected it.
+
+    Blocks for some seconds. Raises RayUnavailable.
+    """
+    global _users
+    with _lock:
+        if ray.is_initialized():
+            _users += bool(_users)
+            return _users > 0
+        address = address or os.environ.get("RAY_ADDRESS") or _running_here() or NEW
+        try:
+            _init(address, settings)
+        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+            raise RayUnavailable(address, " ".join(str(error).split())) from error
+        _users = 1
+        return True
+
+
+def disconnect() -> None:
+    """Say that one runtime less uses the Ray that this process connected to: after the last, let go of it.
+
+    One that was started here ends then. Blocks for a second or two.
+    """
+    global _users
+    with _lock:
+        _users -= 1
+        if not _users:
+            ray.shutdown()
+
+
+def _init(address: str, settings: Settings) -> None:
+    if address != NEW:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    with _search_path_for_workers():
+        ray.init(
+            NEW,
+            include_dashboard=settings.include_dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def _running_here() -> str | None:
+    """Return "auto" if `ray start` has begun a Ray on this machine that still runs."""
+    address = find_bootstrap_address(None)
+    return "auto" if address is not None and address in find_gcs_addresses() else None  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _search_path_for_workers() -> Iterator[None]:
+    """Let the workers of a Ray that is started now import what this process can, wherever it was found.
+
+    They inherit PYTHONPATH. (Ray itself tells them only the script's and the working directory.)
+    """
+    before = os.environ.get("PYTHONPATH")
+    of_python = {*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()}
+    of_python |= {str(Path(path, "lib-dynload")) for path in of_python}
+    ours = [str(Path(path).resolve()) for path in sys.path if path not in of_python and Path(path).is_dir()]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*ours, *filter(None, (before or "").split(os.pathsep))]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

@@ -1,0 +1,255 @@
+"""A runtime on Ray: how it is opened and joined, and how it ends.
+
+Not here: what it does for its users (`operations.py`), what its actors do, Ray's own start (`ray_session.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+import ray
+import structlog
+from ray.exceptions import ActorDiedError, RayError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from cluster import ray_session
+from cluster.application import Application, application_of
+from cluster.client import CommandClient
+from cluster.coordinator import Coordinator, RuntimePlan
+from cluster.logs import configure_logs
+from cluster.operations import Operations, Ports
+from cluster.ray_edge import COORDINATOR, RayTransport, namespace_of, own_error, reason_of
+from cluster.settings import Settings, read_settings
+from cluster.transport import HostGone
+from projections.read_models import ReadModels
+from store.errors import EventrayError, InvalidValue
+from store.identity import uuid7
+from store.opening import open_store
+
+log = structlog.get_logger(__name__)
+
+JOIN_PAUSE_S = 0.2
+
+
+class RuntimeNotStarted(EventrayError):
+    """The runtime can't start on Ray: {0}"""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class ApplicationNotThere(EventrayError):
+    """Ray's workers can't load the application: {0}. Install its module where they run, or give Ray a working_dir.
+
+    A Ray that the runtime starts itself gets this process's search path; one that runs already knows only what is
+    installed, the directory of the script, and the working directory.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=Closable)
+
+
+class Opening(Generic[Opened]):
+    """A runtime about to open: `async with` it, or await it and close the runtime yourself."""
+
+    def __init__(self, begin: Callable[[], Awaitable[Opened]]) -> None:
+        self._begin = begin
+        self._runtime: Opened | None = None
+
+    def __await__(self) -> Generator[Any, None, Opened]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> Opened:
+        self._runtime = await self._begin()
+        return self._runtime
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runtime is not None:
+            await self._runtime.close()
+
+
+class Runtime(Operations):
+    """A runtime on Ray, open on this event loop. Many may be open on one store and one Ray: the first runs it."""
+
+    def __init__(self, ports: Ports, ending: AsyncExitStack) -> None:
+        super().__init__(ports)
+        self._ending = ending
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        hosts: int = 1,
+        app: Application | str | None = None,
+        address: str | None = None,
+        shards: int | None = None,
+        settings: Settings | None = None,
+    ) -> Opening[Runtime]:
+        """Open the runtime on a store, which is made if it isn't there, with `shards` shards (default 64).
+
+        Joins the runtime that is on this store and Ray already; else starts one with `hosts` hosts, which ends when
+        this one closes. `app` is an Application or its name, `module:attribute` (default: the shop that Eventray
+        ships). Ray: the one that this process is connected to, or that `address` or RAY_ADDRESS names, or that runs on
+        this machine; else one is started, and ends with the runtime.
+
+        Raises StoreHeld where a runtime elsewhere holds the store, NotAStore, StoreUnavailable, ShardCountMismatch,
+        InvalidValue, NoSuchApplication, ApplicationNotThere, RayUnavailable, RuntimeNotStarted.
+        """
+        return Opening(partial(cls._open, url, hosts, app, address, shards, settings))
+
+    async def close(self) -> None:
+        """Wait for what is under way, then end what this runtime started. Calling it twice is safe."""
+        await self._ending.aclose()
+
+    @classmethod
+    async def _open(
+        cls,
+        url: str,
+        hosts: int,
+        app: Application | str | None,
+        address: str | None,
+        shards: int | None,
+        settings: Settings | None,
+    ) -> Runtime:
+        configure_logs()
+        settings = settings or read_settings()
+        application = application_of(app)
+        url = _shared_url(url)
+        async with AsyncExitStack() as ending:
+            read_models = ReadModels(url)
+            ending.push_async_callback(read_models.close)
+            store = await open_store(url, shards)
+            ending.push_async_callback(store.close)
+            if not 1 <= hosts <= store.shards:
+                raise InvalidValue("hosts", str(hosts), f"give 1 to {store.shards}: each needs a shard of its own")
+            await _connect(address, settings, ending)
+            namespace = namespace_of(store.store_id)
+            holder = f"process {os.getpid()} on {platform.node()}, {uuid7().hex[-8:]}"
+            plan = RuntimePlan(url, namespace, holder, hosts, application, settings)
+            coordinator = await _join_or_start(plan, ending)
+            transport = RayTransport(namespace)
+            client = CommandClient(transport, store, store.shards, settings.client_limits())
+            ending.push_async_callback(client.close, settings.close_timeout_s)
+            followers = RayFollowers(transport, coordinator)
+            return cls(Ports(application, settings, store, client, read_models, followers), ending.pop_all())
+
+
+class RayFollowers:
+    """The projection host, wherever the coordinator has put it; see `Followers`."""
+
+    def __init__(self, transport: RayTransport, coordinator: Any) -> None:
+        self._transport = transport
+        self._coordinator = coordinator
+        self._name: str | None = None
+
+    async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
+        if self._name is None:
+            try:
+                self._name = await self._coordinator.projection_host.remote()
+            except RayError as error:
+                raise HostGone(COORDINATOR, reason_of(error)) from error
+        if self._name is None:
+            raise HostGone("projections", "it is being replaced")
+        try:
+            await self._transport.ask(self._name, "wait_for", projection, shard, position, timeout_s)
+        except HostGone:
+            self._name = None
+            raise
+
+
+async def _connect(address: str | None, settings: Settings, ending: AsyncExitStack) -> None:
+    """Connect to Ray, and see to it that `ending` lets go of it; also if that is cancelled on the way."""
+    connecting = asyncio.ensure_future(asyncio.to_thread(ray_session.connect, address, settings))
+    try:
+        await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        await asyncio.wait({connecting})
+        raise
+    finally:
+        if connecting.done() and connecting.exception() is None and connecting.result():
+            ending.push_async_callback(asyncio.to_thread, ray_session.disconnect)
+
+
+async def _join_or_start(plan: RuntimePlan, ending: AsyncExitStack) -> Any:
+    """Return the coordinator of the runtime on this store, ready; one that is started here ends with `ending`."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + plan.settings.open_timeout_s
+    while True:
+        coordinator, started = await asyncio.to_thread(_find_or_make, plan)
+        async with AsyncExitStack() as attempt:
+            if started:
+                attempt.push_async_callback(_end, coordinator, plan.settings)
+            try:
+                async with asyncio.timeout(plan.settings.open_timeout_s):
+                    await coordinator.ready.remote()
+            except TimeoutError as error:
+                raise RuntimeNotStarted(f"it was not ready within {plan.settings.open_timeout_s} s") from error
+            except RayError as error:
+                if (own := own_error(error)) is not None:
+                    raise own from error
+                if started and isinstance(error, ActorDiedError):
+                    raise ApplicationNotThere(reason_of(error)) from error
+                if started or loop.time() > deadline_s:
+                    raise RuntimeNotStarted(reason_of(error)) from error
+                log.info("the runtime to join is ending; trying again", reason=reason_of(error))
+            else:
+                await ending.enter_async_context(attempt.pop_all())
+                return coordinator
+        await asyncio.sleep(JOIN_PAUSE_S)
+
+
+def _find_or_make(plan: RuntimePlan) -> tuple[Any, bool]:
+    """Return the coordinator's handle, and whether it was made here. Blocks."""
+    try:
+        return ray.get_actor(COORDINATOR, namespace=plan.namespace), False
+    except ValueError:
+        log.info("there is no runtime to join: starting one", namespace=plan.namespace)
+    options = {"name": COORDINATOR, "namespace": plan.namespace, "num_cpus": 0}
+    try:
+        return ray.remote(Coordinator).options(**options, max_restarts=-1, max_task_retries=0).remote(plan), True
+    except ValueError:  # somebody else was faster
+        return ray.get_actor(COORDINATOR, namespace=plan.namespace), False
+
+
+async def _end(coordinator: Any, settings: Settings) -> None:
+    """Stop a runtime: its hosts finish what they have in hand, the store is given back, the actors end."""
+    try:
+        async with asyncio.timeout(3 * settings.close_timeout_s):
+            await coordinator.stop.remote()
+    except ActorDiedError as error:
+        log.debug("the coordinator has ended already", reason=reason_of(error))
+    except (RayError, TimeoutError) as error:
+        log.warning("the runtime did not stop gracefully", reason=reason_of(error))
+    await asyncio.to_thread(ray.kill, coordinator)
+
+
+def _shared_url(url: str) -> str:
+    """Return the URL as other processes can use it: with an absolute path. Raises InvalidValue."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url  # opening it says what is wrong
+    if parsed.drivername == "memory":
+        remedy = "a memory store serves one process: use cluster.testing.InProcessRuntime, or give sqlite:///FILE"
+        raise InvalidValue("store", url, remedy)
+    if parsed.drivername == "sqlite" and parsed.database and not parsed.database.startswith((":memory:", "file:")):
+        parsed = parsed.set(database=str(Path(parsed.database).absolute()))
+    return parsed.render_as_string(hide_password=False)

@@ -1,0 +1,304 @@
+"""Carrying commands to their hosts: one call per host and channel under way, retries in order, deadlines.
+
+What is submitted while a call is out goes with the next one, so batches grow with the load and no timer waits for them.
+A channel carries a fixed part of the shards under a session of its own. Ray keeps no order between calls, but no two
+calls under way share a shard, and the host decides one while it stores the other. For one event loop, not thread-safe.
+Not here: what callers see (`client.py`), the order within a shard (`lanes.py`), reading routes (`routing.py`), how
+bytes reach a host (`transport.py`).
+
+How an answer that does not come is treated
+-------------------------------------------
+Sending twice is safe: ids are unique in the log, hosts know their pending ids and refuse old call numbers and other
+epochs. What must be kept here is the order, and one rule keeps it: no command is sent while an earlier one of its shard
+is awaited from another call, or is to be sent again.
+
+- A call that failed (host gone, answers unreadable, number overtaken): all its commands go back to the front of their
+  lanes and rest. Its number is used up: if the old copy still arrives, it is refused, or it is the one that is decided
+  and the retry, behind it, gets its receipts.
+- A call that has no answer while a shard of it has moved (another host or epoch): the commands of THAT shard go back,
+  and are sent by the new route. What the old owner commits before the new claim, the new owner finds in the log; what
+  it has not committed by then, the fence refuses. So the new owner decides the rest, in order.
+- The other shards of that call stay with it, and its place stays taken: no newer call of the channel goes to that host.
+  For the host may be slow and alive, and a newer call that overtakes the old one would make it a stale copy: the host
+  would refuse it and then decide its commands after those of the newer one. If the host is dead, its other shards move
+  too, and the same rule frees them; failing that, the deadlines do. Once nothing of a call is awaited, it is given up,
+  and its late answer ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import structlog
+
+from actors.errors import CommandTimeout, NotOwner, Overloaded, StaleCall
+from actors.wire import Call, Receipt, pack_call, unpack_answers
+from cluster.lanes import Lanes, OutgoingCall, Submission, by_shard
+from cluster.limits import ClientLimits
+from cluster.routing import Routes, RouteTable
+from cluster.transport import HostGone, Transport
+from store.errors import EventrayError, InvalidValue, StoreUnavailable
+from store.identity import uuid7
+
+log = structlog.get_logger(__name__)
+
+
+class Sender:
+    """Sees each command through to its answer: a receipt, an error that is final, or CommandTimeout."""
+
+    def __init__(
+        self, transport: Transport, routes: Routes, shards: int, limits: ClientLimits, on_departed: Callable[[], None]
+    ) -> None:
+        """Goes by the clock of the running event loop. `on_departed` is called when `held` may have become less."""
+        self._transport = transport
+        self._limits = limits
+        self._on_departed = on_departed
+        self._loop = asyncio.get_running_loop()
+        self._session = uuid7().hex
+        self._number = 0
+        self._lanes = Lanes(shards, limits)
+        self._table = RouteTable(routes, limits, self._on_routes)
+        self._calls: dict[tuple[str, int], OutgoingCall] = {}
+        """The call under way, by host and channel."""
+        self._dispatching = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_s = math.inf
+        """When `_tick` runs next."""
+        self._look_over_s = math.inf
+        """When all that is held is looked over next: no deadline among them is earlier."""
+
+    @property
+    def held(self) -> int:
+        """Commands that are queued or on their way."""
+        return self._lanes.held
+
+    def carry(self, submission: Submission) -> None:
+        """Take charge of a command: its future will be done by its deadline."""
+        if self._lanes.add(submission):
+            route = self._table.get(submission.shard)
+            if route is None or (route.host, self._channel(submission.shard)) not in self._calls:
+                self._dispatch_soon()
+        if submission.deadline_s < self._look_over_s:
+            self._look_over_s = submission.deadline_s
+            self._arm(submission.deadline_s)
+
+    def close(self) -> None:
+        """Stop; whoever still waits gets CommandTimeout with the time that it has waited."""
+        now_s = self._loop.time()
+        for submission in self._all():
+            submission.time_out(round(submission.timeout_s - (submission.deadline_s - now_s), 3))
+        self._forget_done()
+        self._table.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # --- sending ---
+
+    def _channel(self, shard: int) -> int:
+        return shard % self._limits.channels
+
+    def _dispatch_soon(self) -> None:
+        if not self._dispatching:
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Send what may be sent: to each host and channel that has no call under way, one call."""
+        self._dispatching = False
+        now_s = self._loop.time()
+        filling: dict[tuple[str, int], OutgoingCall] = {}
+        homeless = False
+        for shard in list(self._lanes.ready):
+            route = self._table.get(shard)
+            if route is None or route.host is None:
+                homeless = True
+            elif (place := (route.host, self._channel(shard))) not in self._calls:
+                call = filling.get(place)
+                if call is None:
+                    call = filling[place] = OutgoingCall(*place, now_s)
+                if not call.full:
+                    self._lanes.fill(call, route, now_s)
+        for call in filling.values():
+            if call.submissions:
+                self._send(call, now_s)
+        if homeless:
+            self._table.read_again()
+        else:
+            self._table.satisfied()
+        self._on_departed()
+
+    def _send(self, call: OutgoingCall, now_s: float) -> None:
+        self._number += 1
+        epochs = {shard: route.epoch for shard, route in call.routes.items()}
+        messages = [submission.message(now_s) for submission in call.submissions]
+        payload = pack_call(Call(f"{self._session}-{call.channel}", self._number, epochs, messages))
+        self._calls[call.host, call.channel] = call
+        call.task = self._loop.create_task(self._transport.call(call.host, payload))
+        call.task.add_done_callback(partial(self._returned, call))
+        self._arm(now_s + self._limits.watch_after_s)
+
+    # --- answers ---
+
+    def _returned(self, call: OutgoingCall, task: asyncio.Task[bytes]) -> None:
+        """Take in what came of a call, unless it was given up before."""
+        error = HostGone(call.host, "the call was cancelled") if task.cancelled() else task.exception()
+        if self._calls.get((call.host, call.channel)) is not call:
+            return
+        del self._calls[call.host, call.channel]
+        if error is None:
+            try:
+                answers = unpack_answers(task.result())
+                if len(answers) == len(call.submissions):
+                    self._answered(call, answers)
+                else:
+                    error = HostGone(call.host, f"{len(answers)} answers to {len(call.submissions)} commands")
+            except InvalidValue as unreadable:
+                error = unreadable
+        if error is not None:
+            unexpected = None if isinstance(error, HostGone | StaleCall) else error
+            say = log.info if unexpected is None else log.warning
+            say("a call failed; sending its commands again", host=call.host, reason=str(error), exc_info=unexpected)
+            self._put_back(by_shard(call.awaited()), {})
+        self._dispatch_soon()
+        self._on_departed()
+
+    def _answered(self, call: OutgoingCall, answers: Iterable[Receipt | EventrayError]) -> None:
+        """Hand out the answers that are final; put the other commands back."""
+        returning: dict[int, list[Submission]] = {}
+        hints_s: dict[int, float] = {}
+        final: list[tuple[Submission, Receipt | EventrayError]] = []
+        for submission, answer in zip(call.submissions, answers, strict=True):
+            shard = submission.shard
+            if shard not in call.routes:
+                continue
+            if type(answer) is not Receipt and _may_pass(answer):
+                returning.setdefault(shard, []).append(submission)
+                if isinstance(answer, Overloaded):
+                    hints_s[shard] = answer.retry_after_ms / 1000
+                continue
+            final.append((submission, answer))
+        for shard in call.routes.keys() - returning.keys():
+            self._lanes.free(shard)
+        if returning:
+            self._put_back(returning, hints_s)
+        self._dispatch()  # the host works on the next call while this process works on these answers
+        self._lanes.departed(len(final))
+        for submission, answer in final:
+            _hand_out(submission, answer)
+
+    def _put_back(self, returning: dict[int, list[Submission]], hints_s: dict[int, float]) -> None:
+        """Put commands back to the front of their lanes, let these rest, and doubt the routes."""
+        now_s = self._loop.time()
+        pause_s = self._limits.pause_s(1 + max(map(self._lanes.failures, returning), default=0))
+        for shard, submissions in returning.items():
+            rests_until_s = now_s + max(pause_s, hints_s.get(shard, 0.0))
+            self._lanes.put_back(shard, submissions, rests_until_s)
+            self._arm(rests_until_s)
+        if len(hints_s) < len(returning):
+            self._table.read()
+
+    # --- calls without an answer ---
+
+    def _on_routes(self) -> None:
+        """New routes are there: take back from the calls that have been out for long what has moved."""
+        now_s = self._loop.time()
+        for call in list(self._calls.values()):
+            if now_s - call.started_s >= self._limits.watch_after_s:
+                self._take_back_moved(call)
+        self._dispatch_soon()
+        self._on_departed()
+
+    def _take_back_moved(self, call: OutgoingCall) -> None:
+        moved = [shard for shard, route in call.routes.items() if self._table.get(shard) != route]
+        if not moved:
+            return
+        log.info("shards have moved while a call was out; their commands go again", host=call.host, shards=moved)
+        submissions = by_shard(call.awaited())
+        for shard in moved:
+            del call.routes[shard]
+            self._lanes.put_back(shard, submissions[shard], None)
+        if not call.routes:
+            self._give_up(call)
+
+    def _give_up(self, call: OutgoingCall) -> None:
+        """Await nothing more of this call; the next one may go to its host."""
+        self._lanes.departed(len(call.awaited()))
+        for shard in call.routes:
+            self._lanes.free(shard)
+        del self._calls[call.host, call.channel]
+        if call.task is not None:
+            call.task.cancel()
+        self._dispatch_soon()
+
+    def _watch(self, now_s: float) -> float:
+        """Read the routes while a call is out for long; return when to look again."""
+        oldest_s = min((call.started_s for call in self._calls.values()), default=math.inf)
+        due_s = max(oldest_s, self._table.read_s) + self._limits.watch_after_s
+        if due_s > now_s:
+            return due_s
+        self._table.read()
+        return now_s + self._limits.watch_after_s
+
+    # --- time ---
+
+    def _arm(self, when_s: float) -> None:
+        """See to it that `_tick` runs at that time at the latest."""
+        if when_s < self._tick_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._tick_s = when_s
+            self._timer = self._loop.call_at(when_s, self._tick)
+
+    def _tick(self) -> None:
+        """All that time brings: lanes that have rested, deadlines, calls that are out for long."""
+        self._timer, self._tick_s = None, math.inf
+        now_s = self._loop.time()
+        if self._look_over_s <= now_s:
+            self._look_over(now_s)
+        rested_s = self._lanes.wake(now_s)
+        self._arm(min(self._look_over_s, math.inf if rested_s is None else rested_s, self._watch(now_s)))
+        if self._lanes.ready:
+            self._dispatch_soon()
+
+    def _look_over(self, now_s: float) -> None:
+        """Tell those whose time is up, and find the next deadline."""
+        next_s = math.inf
+        for submission in self._all():
+            if submission.deadline_s <= now_s:
+                submission.time_out()
+            elif submission.deadline_s < next_s and not submission.future.done():
+                next_s = submission.deadline_s
+        self._forget_done()
+        self._look_over_s = max(next_s, now_s + self._limits.deadline_grain_s) if self._lanes.held else math.inf
+
+    def _all(self) -> list[Submission]:
+        """All commands that are held, in no order."""
+        return [*self._lanes.waiting(), *(s for call in self._calls.values() for s in call.awaited())]
+
+    def _forget_done(self) -> None:
+        """Drop what nobody waits for any more, and the calls that hold nothing else."""
+        self._lanes.drop_done()
+        for call in list(self._calls.values()):
+            if all(submission.future.done() for submission in call.awaited()):
+                self._give_up(call)
+        self._on_departed()
+
+
+def _hand_out(submission: Submission, answer: Receipt | EventrayError) -> None:
+    """Tell the caller, if it still waits."""
+    if submission.future.done():
+        return
+    if isinstance(answer, Receipt):
+        submission.future.set_result(answer)
+    elif isinstance(answer, CommandTimeout) or (isinstance(answer, StoreUnavailable) and submission.sendings > 1):
+        submission.time_out()  # the log can't be asked now what an earlier sending has done
+    else:
+        submission.future.set_exception(answer)
+
+
+def _may_pass(answer: Receipt | EventrayError) -> bool:
+    """Whether the same command, sent again, may get another answer."""
+    return isinstance(answer, NotOwner | Overloaded) or (isinstance(answer, StoreUnavailable) and answer.passing)

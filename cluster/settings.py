@@ -1,0 +1,103 @@
+"""The settings of a runtime: one bounded model, read once by whoever opens it and passed on as a value.
+
+Every field can be set by an environment variable: `poll_interval_s` by EVENTRAY_POLL_INTERVAL_S. Not here: what is
+said per call (`hosts=`, `timeout_s=`), and where the store is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from actors.hosting import HostLimits
+from cluster.limits import ClientLimits
+from store.errors import InvalidValue
+
+Seconds = Annotated[float, Field(ge=0.01, le=3600)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class Settings(BaseSettings):
+    """What may be tuned; the defaults suit one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="EVENTRAY_", frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # --- Ray ---
+    include_dashboard: bool = False
+    """Whether a Ray that the runtime starts itself gets its dashboard (some 150 MB, and half a second at the start)."""
+    host_cpus: float = Field(default=0.05, ge=0.0, le=64.0)
+    """CPUs that each host claims from Ray's scheduler; a real fraction, so that autoscaling sees it."""
+    open_timeout_s: Seconds = 60.0
+    """How long a runtime may take to open, and a new host to start."""
+    close_timeout_s: Seconds = 10.0
+    """How long what is under way may take when a runtime closes."""
+
+    # --- the coordinator ---
+    beat_interval_s: float = Field(default=1.0, ge=0.01, le=1.5)
+    """How often the coordinator shows that it holds the store: another may take it after 3 s of silence."""
+    poll_interval_s: Seconds = 1.0
+    """How often each host is asked how it is."""
+    poll_timeout_s: Seconds = 0.5
+    """How long an answer may take; at most the interval."""
+    polls_missed_max: int = Field(default=3, ge=1, le=100)
+    """After so many missed polls in a row a host is ended and replaced; its successor is started one poll earlier."""
+    loop_age_max_s: Seconds = 2.0
+    """A host whose event loop has not turned for so long counts as one that doesn't answer."""
+    oldest_pending_max_s: Seconds = 20.0
+    """A host whose oldest command waits longer counts as one that doesn't answer."""
+
+    # --- hosts ---
+    host_pending_commands_max: Count = 20_000
+    """Commands that one host holds; past it calls are answered Overloaded."""
+    host_pending_bytes_max: Count = 64 * 1024 * 1024
+    """Bytes of commands that one host holds."""
+    host_live_aggregates_max: Count = 200_000
+    """Aggregates that one host keeps in memory."""
+    host_pushes_in_flight_max: int = Field(default=16, ge=1, le=10_000)
+    """Batches of events on their way from a host to projections; past it they are left to be read from the store."""
+
+    # --- clients ---
+    client_batch_size_max: int = Field(default=1_000, ge=1, le=100_000)
+    """Commands in one call."""
+    client_in_flight_max: Count = 10_000
+    """Commands of one client that are queued or on their way."""
+    command_timeout_s: Seconds = 30.0
+    """How long a command may take where its caller says nothing else."""
+    query_timeout_s: Seconds = 10.0
+    """How long `query(after=...)` waits for the read model where its caller says nothing else."""
+
+    @model_validator(mode="after")
+    def _check_polls(self) -> Self:
+        if self.poll_timeout_s > self.poll_interval_s:
+            raise ValueError("poll_timeout_s: give at most poll_interval_s, so that polls don't pile up")
+        return self
+
+    def host_limits(self) -> HostLimits:
+        """The bounds of each host."""
+        return HostLimits(
+            pending_commands_max=self.host_pending_commands_max,
+            pending_bytes_max=self.host_pending_bytes_max,
+            live_aggregates_max=self.host_live_aggregates_max,
+        )
+
+    def client_limits(self) -> ClientLimits:
+        """The bounds of each client."""
+        return ClientLimits(
+            batch_size_max=self.client_batch_size_max,
+            in_flight_max=self.client_in_flight_max,
+            deadline_s=self.command_timeout_s,
+        )
+
+
+def read_settings(**values: Any) -> Settings:
+    """Return the settings of this process's environment, `values` going before it. Raises InvalidValue."""
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "_".join(str(part) for part in first["loc"]) or "settings"
+        given = field not in values and field in Settings.model_fields
+        name = f"EVENTRAY_{field.upper()}" if given else field
+        raise InvalidValue(name, repr(first["input"])[:60], first["msg"]) from error

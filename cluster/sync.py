@@ -1,0 +1,136 @@
+"""The runtime for code that knows no asyncio: the same methods, blocking.
+
+An event loop in a thread of its own does the work. Not here: any of that work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from actors.aggregate import Aggregate
+from actors.commands import Command
+from actors.wire import Receipt
+from cluster.application import Application
+from cluster.operations import ActorAddress
+from cluster.runtime import Runtime
+from projections.projection import Projection
+from store.errors import EventrayError
+
+Result = TypeVar("Result")
+SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
+
+
+class SyncRuntime:
+    """A runtime on Ray. Its methods may be called from any thread, and block until they are done."""
+
+    def __init__(self, runtime: Runtime, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        self._runtime = runtime
+        self._loop = loop
+        self._thread = thread
+        self._closed = False
+
+    @classmethod
+    def open(cls, url: str, **keywords: Any) -> SyncRuntime:
+        """Open a runtime, to be used in a `with`, or to be closed. Takes what `Runtime.open` takes."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="eventray", daemon=True)
+        thread.start()
+
+        async def begin() -> Runtime:
+            return await Runtime.open(url, **keywords)
+
+        try:
+            return cls(_blocking(begin(), loop), loop, thread)
+        except BaseException:
+            _end(loop, thread)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is under way, then end what this runtime started. Calling it twice is safe."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            _blocking(self._runtime.close(), self._loop)
+        finally:
+            _end(self._loop, self._thread)
+
+    def submit(self, command: Command, **keywords: Any) -> Receipt:
+        """Have a command decided; see `Operations.submit`."""
+        return _blocking(self._runtime.submit(command, **keywords), self._loop)
+
+    def submit_many(self, commands: Iterable[Command], **keywords: Any) -> list[Receipt | EventrayError]:
+        """Submit commands; return a receipt or an error each, in order; see `Operations.submit_many`."""
+        return _blocking(self._runtime.submit_many(commands, **keywords), self._loop)
+
+    def query(
+        self, projection: type[Projection], key: Any, *, after: Receipt | None = None, timeout_s: float | None = None
+    ) -> Mapping[str, Any] | None:
+        """Return a row of a read model; see `Operations.query`."""
+        return _blocking(self._runtime.query(projection, key, after=after, timeout_s=timeout_s), self._loop)
+
+    def load(
+        self,
+        aggregate_class: type[SomeAggregate],
+        aggregate_id: str,
+        version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> SomeAggregate:
+        """Return an aggregate as it is or was; see `Operations.load`."""
+        return _blocking(self._runtime.load(aggregate_class, aggregate_id, version, as_of), self._loop)
+
+    def actor(self, aggregate_class: type[SomeAggregate], aggregate_id: str) -> SyncActorAddress[SomeAggregate]:
+        """Return the address of one aggregate; see `Operations.actor`."""
+        return SyncActorAddress(self._runtime.actor(aggregate_class, aggregate_id), self._loop)
+
+    @property
+    def application(self) -> Application:
+        """The application that this runtime serves."""
+        return self._runtime.application
+
+
+class SyncActorAddress(Generic[SomeAggregate]):
+    """One aggregate, wherever it lives."""
+
+    def __init__(self, address: ActorAddress[SomeAggregate], loop: asyncio.AbstractEventLoop) -> None:
+        self._address = address
+        self._loop = loop
+        self.stream = address.stream
+
+    def submit(self, command: Command, **keywords: Any) -> Receipt:
+        """Submit a command to this aggregate; see `ActorAddress.submit`."""
+        return _blocking(self._address.submit(command, **keywords), self._loop)
+
+    def load(self, version: int | None = None, as_of: datetime | None = None) -> SomeAggregate:
+        """Return a copy of it as it is or was; see `Operations.load`."""
+        return _blocking(self._address.load(version, as_of), self._loop)
+
+
+def _blocking(work: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop) -> Result:
+    """Run a coroutine on the loop's thread and wait for it; Ctrl-C cancels it, and it is given the time to end."""
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()

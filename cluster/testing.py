@@ -1,0 +1,176 @@
+"""The runtime in one process, without Ray: for users' tests, and for ours.
+
+Everything but the transport is the real thing: store, hosts, coordination, client, projections. Not here: what the
+methods do (`operations.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from functools import partial
+
+from actors.hosting import HostCore, HostHealth
+from cluster.application import Application, application_of
+from cluster.client import CommandClient
+from cluster.coordination import Coordination
+from cluster.logs import configure_logs
+from cluster.operations import Operations, Ports
+from cluster.runtime import Opening
+from cluster.settings import Settings, read_settings
+from cluster.supervision import ProcessLost
+from cluster.transport import HostGone
+from projections.read_models import ReadModels
+from projections.subscriber import ProjectionRunner
+from store.errors import InvalidValue
+from store.identity import uuid7
+from store.opening import open_store
+from store.ports import EventStore
+from store.records import EventRecord
+
+
+class InProcessRuntime(Operations):
+    """A runtime within this event loop; its methods are those of `cluster.Runtime`."""
+
+    def __init__(self, ports: Ports, ending: AsyncExitStack) -> None:
+        super().__init__(ports)
+        self._ending = ending
+
+    @classmethod
+    def open(
+        cls,
+        url: str | None = None,
+        hosts: int = 1,
+        app: Application | str | None = None,
+        shards: int | None = None,
+        settings: Settings | None = None,
+    ) -> Opening[InProcessRuntime]:
+        """Open a runtime, by default on a new memory store that ends with it. Raises what `Runtime.open` raises."""
+        return Opening(partial(cls._open, url or f"memory://{uuid7()}", hosts, app, shards, settings))
+
+    async def close(self) -> None:
+        """Wait for what is under way, then end. Calling it twice is safe."""
+        await self._ending.aclose()
+
+    @classmethod
+    async def _open(
+        cls, url: str, hosts: int, app: Application | str | None, shards: int | None, settings: Settings | None
+    ) -> InProcessRuntime:
+        configure_logs()
+        settings = settings or read_settings()
+        application = application_of(app)
+        async with AsyncExitStack() as ending:
+            read_models = ReadModels(url)
+            ending.push_async_callback(read_models.close)
+            store = await open_store(url, shards)
+            ending.push_async_callback(store.close)
+            if not 1 <= hosts <= store.shards:
+                raise InvalidValue("hosts", str(hosts), f"give 1 to {store.shards}: each needs a shard of its own")
+            followers = LocalFollowers(store, read_models, application)
+            local_hosts = LocalHosts(store, application, settings, followers)
+            coordination = Coordination(store, local_hosts, followers, hosts, settings)
+            ending.push_async_callback(coordination.stop)
+            await coordination.start(f"tests {uuid7()}")
+            client = CommandClient(local_hosts, store, store.shards, settings.client_limits())
+            ending.push_async_callback(client.close, settings.close_timeout_s)
+            return cls(Ports(application, settings, store, client, read_models, followers), ending.pop_all())
+
+
+class LocalHosts:
+    """Hosts in this process; see `HostProcesses` and `Transport`."""
+
+    def __init__(
+        self, store: EventStore, application: Application, settings: Settings, followers: LocalFollowers
+    ) -> None:
+        self._store = store
+        self._application = application
+        self._settings = settings
+        self._followers = followers
+        self._cores: dict[str, HostCore] = {}
+
+    async def start(self, name: str) -> None:
+        limits = self._settings.host_limits()
+        core = HostCore(name, self._store, self._application.registry, limits, self._followers.push)
+        core.start()
+        self._cores[name] = core
+
+    async def open(self, name: str) -> None:
+        self._core(name)
+
+    async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
+        return await self._core(name).claim(shards)
+
+    async def push_to(self, name: str, projection_host: str) -> None:
+        """They push to the followers from the start."""
+
+    async def health(self, name: str) -> HostHealth | None:
+        return self._core(name).health()
+
+    async def ended(self, name: str) -> str:
+        await asyncio.Event().wait()
+        return f"{name} does not end by itself"
+
+    async def stop(self, name: str) -> None:
+        await self._core(name).stop()
+
+    async def kill(self, name: str) -> None:
+        if (core := self._cores.pop(name, None)) is not None:
+            await core.stop()
+
+    async def call(self, host: str, payload: bytes) -> bytes:
+        core = self._cores.get(host)
+        if core is None:
+            raise HostGone(host, "it has been ended")
+        return await core.execute(payload)
+
+    def _core(self, name: str) -> HostCore:
+        if (core := self._cores.get(name)) is None:
+            raise ProcessLost(name, "it has been ended")
+        return core
+
+
+class LocalFollowers:
+    """The projections' runners in this process; see `Processes` and `Followers`."""
+
+    def __init__(self, store: EventStore, read_models: ReadModels, application: Application) -> None:
+        self._runners = {
+            projection.name: ProjectionRunner(
+                store, read_models, projection, application.registry.events, range(store.shards)
+            )
+            for projection in application.projections
+        }
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def push(self, records: list[EventRecord]) -> None:
+        for runner in self._runners.values():
+            runner.push(records)
+
+    async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
+        await self._runners[projection].wait_for(shard, position, timeout_s)
+
+    async def start(self, name: str) -> None:
+        """There is one set of runners; it begins when opened."""
+
+    async def open(self, name: str) -> None:
+        for runner in self._runners.values():
+            await runner.start()
+            self._tasks.append(asyncio.create_task(runner.run()))
+
+    async def health(self, name: str) -> HostHealth | None:
+        return None
+
+    async def ended(self, name: str) -> str:
+        await asyncio.Event().wait()
+        return f"{name} does not end by itself"
+
+    async def stop(self, name: str) -> None:
+        for runner in self._runners.values():
+            runner.stop()
+        await asyncio.gather(*self._tasks)
+
+    async def kill(self, name: str) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()

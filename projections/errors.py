@@ -1,0 +1,95 @@
+"""What can go wrong on the way from the log to a read model.
+
+The rules are those of `store/errors.py`: the first docstring line is the message, all fields are positional.
+"""
+
+from __future__ import annotations
+
+from store.errors import EventrayError
+
+
+class ConsistencyTimeout(EventrayError):
+    """The command did succeed, but {0} has not shown it within {3} s: it is at {4} of shard {1}, not yet at {2}.{5}
+
+    Read again later, or without `after`; do not send the command again.
+    """
+
+    def __init__(
+        self, projection: str, shard: int, position: int, timeout_s: float, reached: int, reason: str = ""
+    ) -> None:
+        super().__init__(projection, shard, position, timeout_s, reached, reason)
+        self.projection, self.shard, self.position = projection, shard, position
+        self.timeout_s, self.reached, self.reason = timeout_s, reached, reason
+
+
+class ProjectionFailed(EventrayError):
+    """Projection {0} can't apply {3} ({1} version {2}) and waits before it: {4}
+
+    The event's shard stands still for this projection until a retry goes through; other shards go on.
+    """
+
+    def __init__(self, projection: str, stream: str, version: int, event_type: str, reason: str) -> None:
+        super().__init__(projection, stream, version, event_type, reason)
+
+
+class ReadModelRejected(EventrayError):
+    """The read model's database refused the changes, and none of them was made: {0}"""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class ReadModelUnavailable(EventrayError):
+    """The read model's database can't be used now, and nothing was changed: {0}"""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class ReadModelMissing(EventrayError):
+    """There is no read model of {0} in {1}: start a runtime with that projection on this store; it fills it."""
+
+    def __init__(self, projection: str, database: str) -> None:
+        super().__init__(projection, database)
+
+
+class ReadModelVersion(EventrayError):
+    """The read model of {0} was made by its version {1}, the application has {2}: give it a read model of its own.
+
+    On SQLite: stop the runtime and move the read model's file away; at the next start it is filled anew.
+    """
+
+    def __init__(self, projection: str, stored: int, asked: int) -> None:
+        super().__init__(projection, stored, asked)
+
+    def __str__(self) -> str:
+        name, stored, asked = self.args
+        return (
+            f"The read model of {name} was made by its version {stored}, the application has version {asked}: go back"
+            f" to version {stored}, or move the read model away (SQLite: its .read file); it is filled anew at start."
+        )
+
+
+class RestoredBehind(EventrayError):
+    """{0} has applied events up to position {2} of shard {1}, but the log {3}.
+
+    The store was restored to an earlier state, or is another one. Nothing is applied until that is settled.
+    """
+
+    def __init__(self, projection: str, shard: int, position: int, found: str) -> None:
+        super().__init__(projection, shard, position, found)
+
+    def __str__(self) -> str:
+        name, shard, position, found = self.args
+        return (
+            f"{name} has applied events up to position {position} of shard {shard}, but the log {found}: the store was"
+            " restored to an earlier state, or is another one. Restore the read model's backup of the same time too,"
+            " or move the read model away (SQLite: its .read file); it is filled anew from the log at start."
+        )
+
+
+class NotFollowed(EventrayError):
+    """{0} is not followed here for shard {1}: ask the projection host that owns it."""
+
+    def __init__(self, projection: str, shard: int) -> None:
+        super().__init__(projection, shard)

@@ -1,0 +1,146 @@
+"""The Ray actor that follows the log for all projections: a thin shell around `ProjectionRunner` (`subscriber.py`).
+
+It opens nothing when it is made, so that a store that is away can't kill it for good. Not here: who makes it and who
+tells the hosts to push to it (the coordinator).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgpack
+import ray
+import structlog
+
+from projections.errors import NotFollowed
+from projections.projection import Projection
+from projections.read_models import ReadModels
+from projections.subscriber import Lag, ProjectionRunner, RunnerLimits
+from store.codec import EventRegistry
+from store.events import Event
+from store.opening import open_store
+from store.ports import EventStore
+from store.records import EventRecord
+
+log = structlog.get_logger(__name__)
+
+GC_THRESHOLDS = (50_000, 20, 50)
+"""Decoding makes much and no cycles, for which Python would look all the time by its default thresholds."""
+
+
+@dataclass(frozen=True)
+class ProjectionPlan:
+    """What a projection host is made of."""
+
+    store_url: str
+    projections: tuple[type[Projection], ...]
+    events: tuple[type[Event], ...]
+    """The application's event types."""
+    shards: int
+    """For its title only; the store knows."""
+    limits: RunnerLimits
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        names = ", ".join(projection.name for projection in self.projections)
+        return f"Projections · {names} · {self.shards} shards"
+
+
+class ProjectionHealth(NamedTuple):
+    """How a projection host is."""
+
+    lags: list[Lag]
+
+
+class ProjectionHost:
+    """Follows all shards for some projections. Ray runs its methods on one event loop, `health` on another thread's."""
+
+    _title = "Projections"
+
+    def __init__(self, plan: ProjectionPlan) -> None:
+        self._plan = plan
+        self._title = plan.title
+        self._store: EventStore | None = None
+        self._read_models: ReadModels | None = None
+        self._runners: dict[str, ProjectionRunner] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return self._title  # asked for even where the plan can't be read, in order to say so
+
+    async def open(self) -> None:
+        """Open the store and the read models and begin to follow.
+
+        Raises the store's errors, RestoredBehind, ReadModelVersion, ReadModelUnavailable; may then be called again.
+        """
+        if self._store is not None:
+            return
+        store = await open_store(self._plan.store_url, create=False)
+        read_models = ReadModels(self._plan.store_url)
+        events = EventRegistry(self._plan.events)
+        shards, limits = range(store.shards), self._plan.limits
+        runners = {
+            projection.name: ProjectionRunner(store, read_models, projection, events, shards, limits=limits)
+            for projection in self._plan.projections
+        }
+        try:
+            for runner in runners.values():
+                await runner.start()
+        except BaseException:
+            await read_models.close()
+            await store.close()
+            raise
+        self._store, self._read_models, self._runners = store, read_models, runners
+        gc.set_threshold(*GC_THRESHOLDS)
+        self._tasks = {name: asyncio.create_task(runner.run(), name=name) for name, runner in runners.items()}
+        for task in self._tasks.values():
+            task.add_done_callback(_log_end)
+
+    async def push(self, blob: bytes) -> None:
+        """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
+        records = [EventRecord._make(fields) for fields in msgpack.unpackb(blob)]
+        for runner in self._runners.values():
+            runner.push(records)
+
+    async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
+        """Return once the read model holds the shard's events up to `position`.
+
+        Raises ConsistencyTimeout past `timeout_s`, NotFollowed for a projection or shard that isn't followed here.
+        """
+        runner = self._runners.get(projection)
+        if runner is None:
+            raise NotFollowed(projection, shard)
+        await runner.wait_for(shard, position, timeout_s)
+
+    @ray.method(concurrency_group="health")
+    async def health(self) -> ProjectionHealth:
+        """Say how it is, also while its event loop is blocked. Raises RuntimeError where a projection has ended."""
+        for name, task in dict(self._tasks).items():
+            if task.done():
+                raise RuntimeError(f"{name}: {self._runners[name].lag().failure or 'it has been stopped'}")
+        return ProjectionHealth([runner.lag() for runner in dict(self._runners).values()])
+
+    async def ended(self) -> None:
+        """Never return: whoever waits for it learns at once that the process is gone."""
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        """Finish the steps under way, then let go of the store and the read models."""
+        for runner in self._runners.values():
+            runner.stop()
+        tasks, self._tasks = self._tasks, {}
+        if tasks:
+            await asyncio.wait(tasks.values())
+        if self._read_models is not None:
+            await self._read_models.close()
+        if self._store is not None:
+            await self._store.close()
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a projection has ended", projection=task.get_name(), exc_info=error)

@@ -1,0 +1,117 @@
+"""Projections: the base class that users derive theirs from.
+
+A projection says which rows each event changes. Pure: it fills a `Changes`, it does no I/O, and it reads nothing, so
+that a replay of the log gives the same read model. Not here: following the log (`subscriber.py`) and the SQL
+(`read_models.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import MetaData, Table
+
+from projections.changes import Changes
+from store.errors import InvalidValue
+from store.events import Event
+
+EventMethod = Callable[[Any, Any, Changes], None]
+
+
+class Projection:
+    """A read model made of events. Derive from it; methods are found by what their first parameter is annotated with:
+
+        accounts = Table("accounts", MetaData(), Column("id", Text, primary_key=True), Column("balance", Integer))
+
+        class Accounts(Projection):
+            tables = [accounts]
+
+            def on_opened(self, event: AccountOpened, changes: Changes) -> None:
+                changes.insert(accounts, id=event.account_id, balance=0)
+
+            def on_deposited(self, event: Deposited, changes: Changes) -> None:
+                changes.add(accounts, event.account_id, balance=event.amount)
+
+    An annotation may be a union, or a base class of several event types; other types are not even decoded. Class
+    keywords: `name` (default: the class's name), under which its progress is kept, and `version` (default: 1), to be
+    raised with any change of the tables or of what the methods do.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    tables: ClassVar[Sequence[Table]] = ()
+    """The first is the one that `query` reads. In SQL each is a view of this name over a table of this version."""
+
+    def __init_subclass__(cls, name: str | None = None, version: int = 1, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = name or cls.__name__
+        cls.version = version
+
+    @classmethod
+    def subscriber(cls) -> str:
+        """The name its checkpoints are kept under, one for each version."""
+        return f"{cls.name}@{cls.version}"
+
+    @classmethod
+    def physical_tables(cls) -> Mapping[Table, Table]:
+        """Return the tables of this version, `<name>_v<version>`, by those that the class names."""
+        metadata = MetaData()
+        return {table: table.to_metadata(metadata, name=f"{table.name}_v{cls.version}") for table in cls.tables}
+
+    @classmethod
+    def event_methods(cls) -> dict[type[Event], EventMethod]:
+        """Return its event methods by annotated type.
+
+        Raises InvalidValue where a method is not one for its type, and where the class lacks what a projection needs.
+        (Not said when the class is made: one that travels to another process by value is made there empty at first.)
+        """
+        cls._check()
+        found: dict[type[Event], EventMethod] = {}
+        for function, event_class in _annotated(cls):
+            if event_class in found:
+                remedy = f"{found[event_class].__qualname__} is annotated with {event_class.__name__} too: leave one"
+                raise InvalidValue("method", function.__qualname__, remedy)
+            if inspect.iscoroutinefunction(function) or len(inspect.signature(function).parameters) != 3:
+                raise InvalidValue("method", function.__qualname__, "make it a plain function of an event and changes")
+            found[event_class] = function
+        if not found:
+            raise InvalidValue("projection", cls.name, "annotate a method's first parameter with an event type")
+        return found
+
+    @classmethod
+    def _check(cls) -> None:
+        if cls.version < 1:
+            raise InvalidValue("version", str(cls.version), "count versions from 1")
+        if not cls.tables:
+            raise InvalidValue("tables", cls.name, "name the tables that it fills")
+        for table in cls.tables:
+            if not table.primary_key.columns:
+                raise InvalidValue("tables", table.name, "give the table a primary key")
+
+
+def _annotated(projection_class: type) -> Iterator[tuple[EventMethod, type[Event]]]:
+    """Yield each function whose first parameter is annotated with an event type, once for each of these."""
+    for name in dir(projection_class):
+        function = inspect.getattr_static(projection_class, name)
+        if not isinstance(function, types.FunctionType) or name in vars(object):
+            continue
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        if parameters and parameters[0].annotation is not inspect.Parameter.empty:
+            annotation = _resolved(function, parameters[0])
+            union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+            for kind in typing.get_args(annotation) if union else (annotation,):
+                if isinstance(kind, type) and issubclass(kind, Event):
+                    yield function, kind
+
+
+def _resolved(function: types.FunctionType, parameter: inspect.Parameter) -> Any:
+    holder = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        return typing.get_type_hints(holder, globalns=function.__globals__)[parameter.name]
+    except NameError as error:
+        remedy = f"{error}: import it at the top of its module, not under TYPE_CHECKING or in a function"
+        raise InvalidValue("method", f"{function.__qualname__}({parameter})", remedy) from error

@@ -1,0 +1,154 @@
+"""Auditing a store: is what it holds what its writers promised? One shard at a time, in one pass over its log.
+
+Memory is bounded: the log is read in pages, streams are checked by `streams.py`, and only the first findings are kept.
+A runtime may go on writing meanwhile. It needs no claim, and changes nothing. Not here: whether the state folded from
+the events makes sense (`actors/replay.py` folds it).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from store.codec import EventRegistry
+from store.errors import EventrayError, UndecodableEvent
+from store.identity import shard_of
+from store.metadata import Metadata
+from store.paging import read_log
+from store.ports import EventReader
+from store.records import EventRecord
+from store.streams import StreamChecker
+
+FINDINGS_MAX = 1_000
+"""Findings kept of a shard; more are counted."""
+
+Beside = Callable[[Sequence[EventRecord]], Awaitable[Iterable["Finding"]]]
+"""Checks more of a page of the log than the store's own words say."""
+Progress = Callable[[int], None]
+"""Hears how many more events are done."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, and where."""
+
+    check: str
+    """What was checked: position, head, version, shard, partition_key, decoding, metadata or snapshot."""
+    problem: str
+    shard: int
+    position: int | None = None
+    stream: str | None = None
+    version: int | None = None
+
+    def __str__(self) -> str:
+        place = f"shard {self.shard}"
+        if self.position is not None:
+            place += f", position {self.position}"
+        if self.stream is not None:
+            place += f", {ascii(self.stream)[1:-1]} version {self.version}"
+        return f"{place}: {self.check}: {self.problem}"
+
+
+@dataclass
+class ShardAudit:
+    """What the audit of a shard came to."""
+
+    shard: int
+    events: int = 0
+    """Events that were looked at."""
+    seconds: float = 0.0
+    """How long it took."""
+    found: int = 0
+    """Findings in all."""
+    findings: list[Finding] = field(default_factory=list)
+    """The first of them."""
+
+    def add(self, finding: Finding) -> None:
+        """Note one more finding."""
+        self.found += 1
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(finding)
+
+
+async def audit_shard(
+    store: EventReader, events: EventRegistry, shard: int, progress: Progress, beside: Beside | None = None
+) -> ShardAudit:
+    """Check the log of one shard: what it holds by now. The unit of work; shards may be audited side by side.
+
+    Checked are: gapless positions that end at the head; for each event its place in its stream (gapless versions, one
+    shard, one partition key), its partition key's shard, that it decodes with `events`, and its metadata. Raises
+    StoreUnavailable; damage is a finding, never an error.
+    """
+    began_s = time.perf_counter()
+    audit, streams = ShardAudit(shard), StreamChecker(store)
+    heads = await store.heads()
+    if shard not in heads:
+        audit.add(Finding("head", "the store has no row for this shard", shard))
+    head = heads.get(shard, 0)
+    position = 0
+    async for page in read_log(store, shard, 0, head):
+        for record in page:
+            if record.position != position + 1:
+                _add_gap(audit, position, record.position)
+            position = record.position
+            flaw = await streams.check(record)
+            if flaw is not None:
+                audit.add(_of(record, flaw.field, flaw.problem))
+            _check_alone(audit, record, store.shards, events)
+        for finding in await beside(page) if beside is not None else ():
+            audit.add(finding)
+        audit.events += len(page)
+        streams.forget_some()
+        progress(len(page))
+    if position < head:
+        audit.add(Finding("head", f"the head is {head}, and the last event at {position}", shard, position))
+    await _check_beyond(audit, store, head)
+    audit.seconds = time.perf_counter() - began_s
+    return audit
+
+
+async def _check_beyond(audit: ShardAudit, store: EventReader, head: int) -> None:
+    """Look for events above the head, where only those may be that moved it since."""
+    beyond = await store.read_shard(audit.shard, head, 1)
+    if beyond and (now := (await store.heads()).get(audit.shard, 0)) < beyond[0].position:
+        audit.add(_of(beyond[0], "head", f"an event above the head, which is {now}"))
+
+
+def _add_gap(audit: ShardAudit, before: int, after: int) -> None:
+    first, last = before + 1, after - 1
+    missing = f"position {first} is missing" if first == last else f"positions {first} to {last} are missing"
+    audit.add(Finding("position", missing, audit.shard, first))
+
+
+def _check_alone(audit: ShardAudit, record: EventRecord, shards: int, events: EventRegistry) -> None:
+    """Check what can be told from the record by itself."""
+    right = shard_of(record.partition_key, shards)
+    if right != record.shard:
+        audit.add(_of(record, "shard", f"partition key {record.partition_key!a} belongs to shard {right}"))
+    try:
+        events.decode(record)
+    except EventrayError as error:
+        audit.add(_of(record, "decoding", str(error)))
+    problem = _metadata_problem(record)
+    if problem is not None:
+        audit.add(_of(record, "metadata", problem))
+
+
+def _metadata_problem(record: EventRecord) -> str | None:
+    if record.metadata == "{}" and record.command_key is None:
+        return None
+    try:
+        metadata = Metadata.of(record)
+    except UndecodableEvent as error:
+        return str(error)
+    if record.command_key is not None:
+        if metadata.command_id != record.command_key:
+            return f"its command is {record.command_key!a}, and {metadata.command_id!a} in the metadata"
+        if metadata.digest is None:
+            return "the digest of its command is missing"
+    return None
+
+
+def _of(record: EventRecord, check: str, problem: str) -> Finding:
+    return Finding(check, problem, record.shard, record.position, record.stream, record.version)

@@ -1,0 +1,89 @@
+"""Backing up a store whole, as its database does it. SQLite: a copy of the file, while others go on writing.
+
+The copy is given back: nobody holds it, and it names no processes, so that opening it ends none of those that serve
+the original. Not here: archives, which any backend can be filled from (`exporting.py`), and read models, which are
+derived.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from store.archive import Progress
+from store.errors import InvalidValue, StoreUnavailable
+from store.sqlite_file import SqliteFile, store_error
+from store.urls import parsed_url, shown_url
+
+STEP_PAGES = 2_048
+GIVEN_BACK = """
+    BEGIN;
+    UPDATE runtime SET released = 1;
+    UPDATE shards SET assigned_to = NULL, claimed_by = NULL;
+    DELETE FROM hosts;
+    COMMIT;
+"""
+
+
+def back_up(url: str, target: Path, progress: Progress) -> int:
+    """Copy an SQLite store to a new file, as it is at this moment, to the disk; return the file's size in bytes.
+
+    Writers go on meanwhile. The file appears under its name once it is whole. `progress` hears of pages, not events.
+    Raises InvalidValue where something has that name already, which is never overwritten, and for stores that are no
+    SQLite file; NotAStore, StoreUnavailable.
+    """
+    source = SqliteFile(url, _path_of(url))
+    source.open(shards=1, create=False)
+    if os.path.lexists(target):
+        raise InvalidValue("file", str(target), "it exists, and is not overwritten: name another")
+    unfinished = target.with_name(f"{target.name}.partial")
+    try:
+        unfinished.unlink(missing_ok=True)
+        with closing(source.connect()) as reading, closing(sqlite3.connect(unfinished)) as writing:
+            # The pages of one snapshot: without it SQLite begins anew whenever somebody has written between two steps.
+            reading.execute("BEGIN")
+            reading.execute("SELECT count(*) FROM runtime").fetchone()
+            reading.backup(
+                writing, pages=STEP_PAGES, progress=lambda _, left, total: progress(total - left, total), sleep=0
+            )
+            writing.executescript(GIVEN_BACK)
+            writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        os.link(unfinished, target)  # unlike a renaming, this never replaces what has the name meanwhile
+        unfinished.unlink()
+        _sync_directory(target.absolute().parent)
+        return target.stat().st_size
+    except FileExistsError as error:
+        raise InvalidValue("file", str(target), "it exists, and is not overwritten: name another") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{target}: {error.strerror}", False) from error
+    except sqlite3.Error as error:
+        raise store_error(error) from error
+
+
+def server_command(url: str, target: Path) -> str | None:
+    """Return the shell command that backs up a PostgreSQL store, without its password; None for other stores."""
+    if parsed_url(url).scheme != "postgresql":
+        return None
+    named = make_url(url)._replace(password=None).difference_update_query(["password"])
+    database = named.render_as_string(hide_password=False)
+    return f"pg_dump --format=custom --file={shlex.quote(str(target))} --dbname={shlex.quote(database)}"
+
+
+def _path_of(url: str) -> Path:
+    parsed = parsed_url(url)
+    if parsed.scheme != "sqlite":
+        raise InvalidValue("store", shown_url(url), "only an SQLite store (sqlite:///FILE) can be backed up here")
+    return Path(parsed.path)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,160 @@
+"""Between typed events and stored rows: a registry of stored names, JSON there and back.
+
+Pure. A type that the registry doesn't know is an error that names it; nothing is ever unpickled. Not here: where
+rows are kept, or what an event means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from store.errors import InvalidValue, NewerSchema, UndecodableEvent, UnknownEventType
+from store.events import Event
+from store.records import EventRecord
+from store.upcasting import Upcaster, chain_of
+from store.values import PAYLOAD_SIZE_MAX_BYTES, check_value, holds_plain_values
+
+PROBLEMS_SHOWN_MAX = 3
+"""Wrong fields that an error names."""
+
+
+class EventRegistry:
+    """The event types of an application, by stored name."""
+
+    def __init__(self, types: Iterable[type[Event]], payload_size_max_bytes: int = PAYLOAD_SIZE_MAX_BYTES) -> None:
+        """Raises InvalidValue if two types claim one stored name, or a type's upcasters are no chain to its version."""
+        self._types: dict[str, type[Event]] = {}
+        self._chains: dict[str, tuple[Upcaster, ...]] = {}
+        self._open_fields: dict[type[Event], tuple[str, ...]] = {}
+        self._payload_size_max_bytes = payload_size_max_bytes
+        self._validate_lists: dict[type[Event], Callable[[str], list[Event]]] = {}
+        for event_class in types:
+            name = event_class.event_type
+            other = self._types.setdefault(name, event_class)
+            if other is not event_class:
+                raise InvalidValue(
+                    "event_type", name, f"{other.__qualname__} and {event_class.__qualname__} both claim it: rename one"
+                )
+            if event_class.schema_version < 1:
+                raise InvalidValue(f"{name}.schema_version", str(event_class.schema_version), "count versions from 1")
+            self._chains[name] = chain_of(name, event_class.schema_version, event_class.upcasters)
+            fields = event_class.model_fields.items()
+            self._open_fields[event_class] = tuple(field for field, info in fields if not holds_plain_values(info))
+
+    @property
+    def types(self) -> dict[str, type[Event]]:
+        """Event classes by stored name."""
+        return dict(self._types)
+
+    def encode(self, event: Event) -> str:
+        """Return the event's own fields as JSON.
+
+        Raises UnknownEventType if its class is not registered, InvalidValue for what can't be stored (`values.py`), and
+        for more than `payload_size_max_bytes` in UTF-8.
+        """
+        open_fields = self._open_fields.get(type(event))
+        if open_fields is None:
+            raise UnknownEventType(event.event_type, event.schema_version)
+        for field in open_fields:
+            check_value(f"{event.event_type}.{field}", getattr(event, field))
+        try:
+            encoded = event.__pydantic_serializer__.to_json(event)
+        except PydanticSerializationError as error:
+            raise InvalidValue(event.event_type, ascii(event)[:200], "leave out what JSON can't hold") from error
+        if len(encoded) > self._payload_size_max_bytes:
+            remedy = f"an event of at most {self._payload_size_max_bytes} bytes was expected"
+            raise InvalidValue(event.event_type, f"{len(encoded)} bytes", remedy)
+        data = encoded.decode()
+        if "\\u0000" in data:  # NUL, or a text that spells it out
+            check_value(event.event_type, event)
+        return data
+
+    def decode(self, record: EventRecord) -> Event:
+        """Return the typed event of a record, its envelope attached; a row of an older version goes through upcasters.
+
+        Raises UnknownEventType, NewerSchema for a row that a newer version of the code has written, or
+        UndecodableEvent where the data don't fit the type, or an upcaster broke.
+        """
+        event_class = self._types.get(record.type)
+        if event_class is None:
+            raise UnknownEventType(record.type, record.schema_version)
+        data: str | bytes = record.data
+        if event_class.schema_version != record.schema_version:
+            data = self._upcast(record, event_class.schema_version)
+        try:
+            event: Event = event_class.__pydantic_validator__.validate_json(data)
+        except Exception as error:
+            raise UndecodableEvent(record.stream, record.version, record.type, _reason(error)) from error
+        object.__setattr__(event, "_envelope", record)
+        return event
+
+    def decode_many(self, records: Sequence[EventRecord]) -> list[Event]:
+        """Return the events of a page of records, in order, as `decode` does one by one, in less time.
+
+        Those of one type are validated as one JSON array. Raises what `decode` does, about the first guilty record.
+        """
+        groups: dict[tuple[str, int], list[EventRecord]] = {}
+        for record in records:
+            groups.setdefault((record.type, record.schema_version), []).append(record)
+        try:
+            decoded = {kind: self._decode_group(kind, group) for kind, group in groups.items()}
+        except Exception:
+            for record in records:
+                self.decode(record)
+            raise
+        if len(decoded) == 1:
+            return next(iter(decoded.values()))
+        in_turn = {kind: iter(events) for kind, events in decoded.items()}
+        return [next(in_turn[record.type, record.schema_version]) for record in records]
+
+    def _decode_group(self, kind: tuple[str, int], records: Sequence[EventRecord]) -> list[Event]:
+        """Decode records of one type and schema version. Raises something where one of them is not decodable."""
+        event_class = self._types.get(kind[0])
+        if event_class is None or event_class.schema_version != kind[1]:
+            return [self.decode(record) for record in records]
+        validate_json = self._validate_lists.get(event_class)
+        if validate_json is None:
+            validate_json = TypeAdapter(list[event_class]).validator.validate_json  # type: ignore[valid-type]
+            self._validate_lists[event_class] = validate_json
+        # JSON allows no line break within a string, so a string cut off in one record can't end in another.
+        events: list[Event] = validate_json("[" + ",\n".join([record.data for record in records]) + "]")
+        if len(events) != len(records):
+            raise ValueError(f"{len(records)} records hold {len(events)} JSON values")
+        for event, record in zip(events, records, strict=True):
+            _attach(event, "_envelope", record)
+        return events
+
+    def _upcast(self, record: EventRecord, known_version: int) -> bytes:
+        """Return the data of a record of an older version as JSON of the known one."""
+        if record.schema_version > known_version:
+            raise NewerSchema(record.stream, record.version, record.type, record.schema_version, known_version)
+        if record.schema_version < 1:
+            raise UnknownEventType(record.type, record.schema_version)
+        step = "its JSON"
+        try:
+            data = from_json(record.data, allow_inf_nan=False)
+            for upcaster in self._chains[record.type][record.schema_version - 1 :]:
+                if not isinstance(data, dict):
+                    raise TypeError("a JSON object was expected")
+                step = f"upcaster {upcaster.from_version} -> {upcaster.to_version}"
+                data = upcaster.function(data)
+            step = "what the upcasters made of it"
+            return to_json(data)
+        except Exception as error:
+            reason = f"{step}: {type(error).__name__}: {error}"
+            raise UndecodableEvent(record.stream, record.version, record.type, reason) from error
+
+
+_attach = object.__setattr__
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    shown = [f"{'.'.join(map(str, problem['loc'])) or 'data'}: {problem['msg']}" for problem in problems]
+    more = len(shown) - PROBLEMS_SHOWN_MAX
+    return "; ".join(shown[:PROBLEMS_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")

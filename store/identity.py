@@ -1,0 +1,81 @@
+"""Names of things: which ids are allowed, which shard a key belongs to, and time-ordered ids.
+
+Pure but for `uuid7`, which reads the clock and the system's random numbers. Not here: what the ids identify.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import unicodedata
+import uuid
+import zlib
+
+from store.errors import InvalidValue
+
+ID_SIZE_MAX_BYTES = 200
+RANDOM_POOL_BYTES = 4096
+
+
+class _RandomPool(threading.local):
+    """Random bytes of the system's, asked for by the page: a call for each id would cost more than the id."""
+
+    def __init__(self) -> None:
+        self.page, self.used = b"", 0
+
+
+_pool = _RandomPool()
+
+
+def _forget_pool() -> None:
+    """A forked child must not draw what its parent draws."""
+    global _pool
+    _pool = _RandomPool()
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def random_bytes(count: int) -> bytes:
+    """Return `count` random bytes of the system's, never returned before in this process or one that it forked."""
+    pool = _pool
+    start = pool.used
+    if start + count > len(pool.page):
+        pool.page, start = os.urandom(max(RANDOM_POOL_BYTES, count)), 0
+    pool.used = start + count
+    return pool.page[start : start + count]
+
+
+def shard_of(partition_key: str, shards: int) -> int:
+    """Return the shard of a key: crc32 of its UTF-8 bytes modulo `shards`. A stored format: it never changes."""
+    return zlib.crc32(partition_key.encode()) % shards
+
+
+def checked_id(field: str, value: str) -> str:
+    """Return `value` if it may name a thing in the store.
+
+    Raises InvalidValue if it is empty, longer than 200 UTF-8 bytes, or holds control characters or lone surrogates.
+    """
+    if value.isascii() and value.isprintable() and 0 < len(value) <= ID_SIZE_MAX_BYTES:
+        return value
+    if not value:
+        raise InvalidValue(field, "''", "give an id of at least one character")
+    shown = ascii(value if len(value) <= 60 else value[:60] + "...")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise InvalidValue(field, shown, "leave out control characters (NUL too) and lone surrogates")
+    if len(value.encode()) > ID_SIZE_MAX_BYTES:
+        raise InvalidValue(field, shown, f"use an id of at most {ID_SIZE_MAX_BYTES} bytes in UTF-8")
+    return value
+
+
+def uuid7() -> uuid.UUID:
+    """Draw a time-ordered id (RFC 9562, version 7): ids of later milliseconds sort after earlier ones."""
+    return uuid.UUID(bytes=uuid7_bytes(time.time_ns() // 1_000_000, random_bytes(10)))
+
+
+def uuid7_bytes(time_ms: int, random: bytes) -> bytes:
+    """Lay out a version 7 UUID from a Unix time in milliseconds and ten random bytes."""
+    value = time_ms << 80 | 0x7 << 76 | (random[0] << 8 | random[1]) % 4096 << 64
+    value |= 0b10 << 62 | int.from_bytes(random[2:]) % (1 << 62)
+    return value.to_bytes(16)

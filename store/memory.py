@@ -1,0 +1,214 @@
+"""The memory store: the shortest backend, and the specification of the store's ports. Read this one first.
+
+Stores opened under one name in one process share their content, so that several hosts can fence each other; it lasts
+until the last of them is closed. Each method runs without an await in it, so it is atomic on an event loop. For one
+thread, and for tests: nothing outlives the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from store import taking
+from store.errors import NotAStore, ShardCountMismatch, StoreHeld, StoreRejected, StoreUnavailable, Superseded
+from store.identity import uuid7
+from store.records import Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+from store.schema import SHARDS_DEFAULT
+from store.taking import Holding
+
+INTEGER_MAX = 2**63 - 1
+NULLABLE = {"command_key", "key_id"}
+
+
+@dataclass
+class Shard:
+    """One shard: who may write, and its log, where position n is `log[n - 1]`."""
+
+    epoch: int = 0
+    assigned_to: str | None = None
+    log: list[EventRecord] = field(default_factory=list)
+
+
+class Content:
+    """What all openers of one name share."""
+
+    def __init__(self, shard_count: int) -> None:
+        self.store_id = str(uuid7())
+        self.shards = [Shard() for _ in range(shard_count)]
+        self.streams: dict[str, list[EventRecord]] = {}
+        self.commands: dict[tuple[int, str, str], EventRecord] = {}
+        self.snapshots: dict[str, Snapshot] = {}
+        self.holding = Holding(0, 0, None, True)
+        self.writers: dict[str, MemoryStore] = {}
+        self.openers: set[MemoryStore] = set()
+
+
+_contents: dict[str, Content] = {}
+
+
+class MemoryStore:
+    """An `EventStore` in this process's memory. Each opener counts as a writer of its own, as a process would."""
+
+    def __init__(self, name: str = "", shards: int | None = None, create: bool = True) -> None:
+        """Raises NotAStore if it isn't there and `create` is off, ShardCountMismatch for another number of shards."""
+        content = _contents.get(name)
+        if content is None:
+            if not create:
+                raise NotAStore(f"memory://{name}", "nobody in this process has it open")
+            content = _contents[name] = Content(shards or SHARDS_DEFAULT)
+        if shards not in (None, len(content.shards)):
+            raise ShardCountMismatch(len(content.shards), shards or 0)
+        self._name, self._content, self._ended = name, content, False
+        content.openers.add(self)
+
+    @property
+    def store_id(self) -> str:
+        return self._content.store_id
+
+    @property
+    def shards(self) -> int:
+        return len(self._content.shards)
+
+    async def close(self) -> None:
+        self._content.openers.discard(self)
+        if not self._content.openers and _contents.get(self._name) is self._content:
+            del _contents[self._name]
+
+    # Reading
+
+    async def heads(self) -> dict[int, int]:
+        return {number: len(shard.log) for number, shard in enumerate(self._content.shards)}
+
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+        return self._content.shards[shard].log[after_position : after_position + limit]
+
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+        return self._content.streams.get(stream, [])[after_version : after_version + limit]
+
+    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
+        return [
+            record
+            for stream, after_version in sorted(after_versions.items())
+            for record in self._content.streams.get(stream, [])[after_version:]
+        ]
+
+    async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
+        return {key: self._content.commands[key] for key in keys if key in self._content.commands}
+
+    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
+        return {stream: self._content.snapshots[stream] for stream in streams if stream in self._content.snapshots}
+
+    async def routes(self) -> list[Route]:
+        return [Route(number, shard.assigned_to, shard.epoch) for number, shard in enumerate(self._content.shards)]
+
+    # Ownership
+
+    async def take(self, holder: str) -> int:
+        async def read() -> Holding:
+            return self._content.holding
+
+        seen = await taking.watch(read, holder)
+        now = self._content.holding
+        if now.generation != seen.generation or (now.beat != seen.beat and not now.free_for(holder)):
+            raise StoreHeld(str(now.holder))
+        self._content.holding = Holding(now.generation + 1, now.beat + 1, holder, False)
+        return now.generation + 1
+
+    async def beat(self, generation: int) -> None:
+        holding = self._content.holding
+        if holding.generation != generation or holding.released:
+            raise Superseded(generation)
+        self._content.holding = holding._replace(beat=holding.beat + 1)
+
+    async def release(self, generation: int) -> None:
+        if self._content.holding.generation == generation:
+            self._content.holding = self._content.holding._replace(released=True)
+            self._content.writers.clear()
+
+    async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
+        await self.beat(generation)
+        for number, host in assignments.items():
+            self._content.shards[number].assigned_to = host
+
+    async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
+        self._require_living()
+        claims = {}
+        for number in sorted(set(shards)):
+            shard = self._content.shards[number]
+            if shard.assigned_to == host:
+                shard.epoch += 1
+                claims[number] = Claim(shard.epoch, len(shard.log))
+        if claims:
+            self._content.writers[host] = self
+        return claims
+
+    async def end_writer(self, host: str) -> bool:
+        writer = self._content.writers.get(host)
+        if writer is None or writer is self or writer._ended:
+            return False
+        writer._ended = True
+        return True
+
+    async def writers(self) -> dict[str, Writer]:
+        return {host: Writer("", id(writer), "") for host, writer in self._content.writers.items()}
+
+    # Writing
+
+    async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        self._require_living()
+        shards = self._content.shards
+        fenced = {append.shard for append in appends if shards[append.shard].epoch != append.epoch}
+        kept = [append for append in appends if append.shard not in fenced]
+        for append in kept:
+            head = len(shards[append.shard].log)
+            assert not append.records or append.old_head == head, f"shard {append.shard} is at {head}: {append}"
+        self._check_rows([record for append in kept for record in append.records])
+        for record in (record for append in kept for record in append.records):
+            shards[record.shard].log.append(record)
+            self._content.streams.setdefault(record.stream, []).append(record)
+            if record.command_key is not None:
+                self._content.commands[record.shard, record.command_key, record.stream] = record
+        return fenced
+
+    async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        shards = self._content.shards
+        return {number: len(shards[number].log) for number, epoch in epochs.items() if shards[number].epoch == epoch}
+
+    async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
+        for snapshot in snapshots:
+            _check_text(snapshot.stream, snapshot.data)
+        for snapshot in snapshots:
+            kept = self._content.snapshots.setdefault(snapshot.stream, snapshot)
+            if snapshot.version >= kept.version:
+                self._content.snapshots[snapshot.stream] = snapshot
+
+    def _require_living(self) -> None:
+        if self._ended:
+            raise StoreUnavailable("this writer has been ended", False)
+
+    def _check_rows(self, records: Sequence[EventRecord]) -> None:
+        """Raise StoreRejected for what a database would not take: a second row under a key, a value without a form."""
+        versions = {(record.stream, record.version) for record in records}
+        commands = {(r.shard, r.command_key, r.stream) for r in records if r.command_key is not None}
+        if len(versions) < len(records) or len(commands) < sum(record.command_key is not None for record in records):
+            raise StoreRejected("two of the events have one key")
+        for record in records:
+            if record.version <= len(self._content.streams.get(record.stream, [])):
+                raise StoreRejected(f"{record.stream} already has a version {record.version}")
+            for name, value in record._asdict().items():
+                if value is None and name not in NULLABLE:
+                    raise StoreRejected(f"{name} is missing")
+                if isinstance(value, int) and abs(value) > INTEGER_MAX:
+                    raise StoreRejected(f"{name} = {value} has more than 64 bits")
+                if isinstance(value, str):
+                    _check_text(name, value)
+        for key in commands & self._content.commands.keys():
+            raise StoreRejected(f"command {key[1]} is already in the log")
+
+
+def _check_text(name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise StoreRejected(f"{name} holds a lone surrogate") from error

@@ -1,0 +1,38 @@
+"""Reading a shard's whole log in pages of bounded size, for work over all of history.
+
+Not here: following a log that grows (`projections/subscriber.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from store.ports import EventReader
+from store.records import EventRecord
+
+PAGE_RECORDS_MAX = 1_000
+PAGE_BYTES = 4 * 1024 * 1024
+"""How much text a page is meant to hold."""
+FIRST_PAGE_RECORDS = 16
+GROWTH = 4
+
+
+async def read_log(
+    reader: EventReader, shard: int, after_position: int, up_to: int
+) -> AsyncIterator[list[EventRecord]]:
+    """Yield the records of a shard with positions above `after_position`, at most `up_to`, in order, page by page.
+
+    Pages grow from a few records until they hold 1,000 or about 4 MiB, so that memory is bounded whatever the events'
+    size. Ends where the log does, if that is before `up_to`.
+    """
+    limit = FIRST_PAGE_RECORDS
+    while after_position < up_to:
+        page = await reader.read_shard(shard, after_position, min(limit, up_to - after_position))
+        while page and page[-1].position > up_to:  # only where positions have gaps
+            page.pop()
+        if not page:
+            return
+        yield page
+        after_position = page[-1].position
+        record_bytes = sum(len(record.data) + len(record.metadata) for record in page) // len(page) + 1
+        limit = max(1, min(limit * GROWTH, PAGE_RECORDS_MAX, PAGE_BYTES // record_bytes))

@@ -1,0 +1,150 @@
+"""The store's ports: what the layers above may ask of a store, whichever backend keeps it.
+
+The memory store (`memory.py`) is the shortest backend and the specification of these words; the contract suite runs
+whole on each. Not here: typed events, deciding, Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from store.records import Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+
+
+class EventReader(Protocol):
+    """Reading the log. Every call sees one snapshot of the store; none needs a claim."""
+
+    @property
+    def store_id(self) -> str:
+        """Drawn when the store was created; part of each receipt."""
+        ...
+
+    @property
+    def shards(self) -> int:
+        """The number of shards, fixed at creation."""
+        ...
+
+    async def heads(self) -> dict[int, int]:
+        """Return the head of every shard: the position of its last event, 0 if it has none."""
+        ...
+
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+        """Return at most `limit` records of one shard with positions above `after_position`, in position order."""
+        ...
+
+    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
+        """Return, in one query, all records of the named streams above the given versions, by (stream, version)."""
+        ...
+
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+        """Return at most `limit` records of one stream with versions above `after_version`, in order."""
+        ...
+
+    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
+        """Return, in one query, the snapshots of those of the streams that have one, by stream.
+
+        Whatever a damaged row holds is returned as it is, text that is no UTF-8 with its bytes escaped by backslashes.
+        """
+        ...
+
+    async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
+        """Return the first events of those commands, by (shard, command key, stream), that are in the log."""
+        ...
+
+    async def routes(self) -> list[Route]:
+        """Return who serves each shard, in shard order."""
+        ...
+
+
+class Ownership(Protocol):
+    """Who may write. Every method is one transaction."""
+
+    async def take(self, holder: str) -> int:
+        """Take the store for writing and return the new generation.
+
+        At once if nobody holds it, if the last holder released it, or if `holder` itself held it (a coordinator
+        that came back). Otherwise the beat is watched for 3 s: if it moves, StoreHeld; if it stands, it is taken.
+        """
+        ...
+
+    async def beat(self, generation: int) -> None:
+        """Raise the beat. Raises Superseded if another generation holds the store."""
+        ...
+
+    async def release(self, generation: int) -> None:
+        """Give the store back, so that the next `take` needs not wait. A no-op for a generation that is superseded."""
+        ...
+
+    async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
+        """Beat, then say which host each of these shards is meant for (None: nobody). Raises Superseded.
+
+        Does not wait for a writer that holds a row: after 300 ms its backend is terminated (PostgreSQL).
+        """
+        ...
+
+    async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
+        """Raise the epoch of those shards among `shards` that are assigned to `host`; return what was claimed.
+
+        Records this process (or its backend) as the writer of `host`. Never waits for a predecessor: after 300 ms
+        its backend is terminated (PostgreSQL); on SQLite the coordinator has ended its process before (`end_writer`).
+        """
+        ...
+
+    async def end_writer(self, host: str) -> bool:
+        """Make sure that what `host` has not committed never will be; return whether something had to be ended.
+
+        SQLite: kill -9 of the recorded process if it still is that process (start time checked) and on this machine.
+        PostgreSQL: pg_terminate_backend of the recorded backend, start time checked. Unknown hosts: False.
+        """
+        ...
+
+    async def writers(self) -> dict[str, Writer]:
+        """Return the recorded writer of each host that claimed since the store was last given back by `release`."""
+        ...
+
+
+class EventAppender(Protocol):
+    """Writing the log, fenced by epochs."""
+
+    async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        """Append in ONE transaction, shards in ascending order; return the shards that were fenced.
+
+        For each shard with records: `UPDATE shards SET head = new WHERE shard AND epoch AND head = old_head` must hit
+        one row, then its records are inserted; with 0 rows and another epoch the shard is fenced: it is left out, and
+        the others are written unchanged (0 rows at the same epoch is an AssertionError: lost outcomes are settled
+        first). For each shard without records the epoch is confirmed by a SELECT in the same transaction.
+
+        Raises, with nothing written: StoreRejected (a key conflict, a row the database won't take) or StoreUnavailable.
+        Raises OutcomeUnknown where the commit's reply was lost: `settle` then tells. Cancelling the caller does not
+        stop a transaction under way.
+        """
+        ...
+
+    async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        """After an unknown outcome: lock the rows of these shards (shard: epoch), so that the lost transaction is over.
+
+        Returns the head of each shard that still is at the given epoch; the others are fenced. After 300 ms without
+        the lock this host's own old backend is terminated.
+        """
+        ...
+
+
+class SnapshotWriter(Protocol):
+    """Keeping snapshots. They need no claim: what is stored of a stream folds to one state, whoever folded it."""
+
+    async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
+        """Keep these in one transaction, each in the place of its stream's last one unless that has a higher version.
+
+        Only for versions that are stored. May be lost in a crash of the machine, unlike events: no wait for the disk.
+        Raises StoreUnavailable or StoreRejected, with nothing written.
+        """
+        ...
+
+
+class EventStore(EventReader, Ownership, EventAppender, SnapshotWriter, Protocol):
+    """A whole store, opened. One process may open it any number of times."""
+
+    async def close(self) -> None:
+        """Let go of connections and threads. Calling it twice is safe."""
+        ...

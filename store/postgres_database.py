@@ -1,0 +1,185 @@
+"""A PostgreSQL database as a store: sessions with it, and making the tables of a new one.
+
+Every session is direct: a pooler that lends one backend to several clients takes away the identity by which a
+successor ends its predecessor. Not here: what is read and written (`postgres.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import asyncpg
+from sqlalchemy import event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from store.errors import EventrayError, InvalidValue, NotAStore
+from store.postgres_errors import DRIVER_ERRORS, driver_error, sqlstate, store_error
+from store.schema import CORE_TABLES, StoreIdentity, create_tables, metadata, read_identity
+from store.urls import REMEDY, shown_url
+
+CONNECT_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 10.0
+"""After so long without a reply a connection is taken for lost. Longer than the server's own statement_timeout."""
+LOCK_TIMEOUT_S = 2.0
+STATEMENT_TIMEOUT_S = 8.0
+IDLE_TRANSACTION_TIMEOUT_S = 10.0
+POOL_SIZE = 1
+POOL_OVERFLOW = 3
+CREATING = 0x6576656E74726179
+"""The advisory lock under which a store's tables are made."""
+ELSEWHERE = "use another database, or a schema of its own: ?search_path=SCHEMA"
+TABLES = """SELECT relname::text FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(:names)"""
+NO_SUCH_DATABASE, NO_SCHEMA = "3D000", "3F000"
+OTHER_TABLES = ("42703", "42P01", "42883", "42804")
+"""No such column, table or operator: tables of our names, but not ours."""
+
+Connect = Callable[[], Awaitable[asyncpg.Connection]]
+
+
+@contextmanager
+def bounded(session: asyncpg.Connection) -> Iterator[None]:
+    """Take the session for lost if the block, which waits for replies on it, takes longer than 10 s."""
+    silent = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, session.terminate)
+    try:
+        yield
+    finally:
+        silent.cancel()
+
+
+class PostgresDatabase:
+    """The database behind a store, and how to connect to it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.shown = shown_url(url)
+
+    def __repr__(self) -> str:
+        return f"PostgresDatabase({self.shown!r})"
+
+    async def connect(self, name: str = "eventray", **settings: str) -> asyncpg.Connection:
+        """Open a session, called `name` in pg_stat_activity, in which no wait is for ever. Takes at most 5 s.
+
+        `settings` are server settings beside. Raises InvalidValue for a URL that can't be meant, else the driver's
+        errors, OSError among them.
+        """
+        try:
+            return await asyncpg.connect(
+                self._url, timeout=CONNECT_TIMEOUT_S, server_settings=_session(name) | settings
+            )
+        except ValueError as error:
+            if isinstance(error, asyncpg.PostgresError):
+                raise
+            raise InvalidValue("store", ascii(self.shown), f"{REMEDY} ({type(error).__name__})") from None
+
+    def engine(self, connect: Connect) -> AsyncEngine:
+        """Return an engine over sessions that `connect` opens; one found closed is replaced before it is lent.
+
+        Lending takes at most 10 s beyond connecting. What is done with the connection is for the caller to bound.
+        """
+        preparing: WeakKeyDictionary[asyncpg.Connection, asyncio.TimerHandle] = WeakKeyDictionary()
+
+        async def connect_and_prepare() -> asyncpg.Connection:
+            session = await connect()  # SQLAlchemy asks the server this and that before it lends it
+            preparing[session] = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, session.terminate)
+            return session
+
+        engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=connect_and_prepare,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_OVERFLOW,
+            pool_timeout=CONNECT_TIMEOUT_S,
+        )
+
+        @event.listens_for(engine.sync_engine, "checkout")
+        def checkout(connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+            session = connection.driver_connection
+            if session in preparing:
+                preparing.pop(session).cancel()
+            if session.is_closed():
+                raise DisconnectionError("the server has ended this session")
+
+        return engine
+
+    async def open(self, shards: int, create: bool) -> StoreIdentity:
+        """Return the identity of the store in the database, made with that many shards if there is none and `create`.
+
+        Raises NotAStore, leaving the database as it is; StoreUnavailable if it can't be read or made.
+        """
+        engine = self.engine(self.connect)
+        try:
+            async with engine.connect() as connection:
+                with bounded((await connection.get_raw_connection()).driver_connection):
+                    async with connection.begin():
+                        identity = await self._identity(connection, shards, create)
+        except DRIVER_ERRORS as error:
+            raise self._unreadable(error) from error
+        finally:
+            await engine.dispose()
+        if identity is None:
+            raise NotAStore(self.shown, "its table `runtime` is empty")
+        return identity
+
+    async def _identity(self, connection: AsyncConnection, shards: int, create: bool) -> StoreIdentity | None:
+        await self._check_encoding(connection)
+        if not await self._tables(connection):
+            if not create:
+                raise NotAStore(self.shown, "the database has no tables of a store")
+            await self._create(connection, shards)
+        return await connection.run_sync(read_identity)
+
+    async def _check_encoding(self, connection: AsyncConnection) -> None:
+        encoding = await connection.scalar(text("SHOW server_encoding"))
+        if encoding != "UTF8":
+            raise NotAStore(self.shown, f"its encoding is {encoding}: make a database with ENCODING 'UTF8'")
+
+    async def _tables(self, connection: AsyncConnection) -> set[str]:
+        """Return which of a store's tables are in the current schema. Raises NotAStore unless it is all or none."""
+        found = set(await connection.scalars(text(TABLES), {"names": list(metadata.tables)}))
+        if found and not found >= CORE_TABLES:
+            raise NotAStore(self.shown, f"it has tables of something else ({', '.join(sorted(found))}): {ELSEWHERE}")
+        return found
+
+    async def _create(self, connection: AsyncConnection, shards: int) -> None:
+        """Make the tables in the connection's transaction; another process may be doing the same."""
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CREATING})
+        if not await self._tables(connection):
+            await connection.run_sync(create_tables, shards)
+
+    def _unreadable(self, error: BaseException) -> EventrayError:
+        state = sqlstate(error)
+        if state == NO_SUCH_DATABASE:
+            return NotAStore(self.shown, "there is no such database: make it first (createdb)")
+        if state == NO_SCHEMA:
+            return NotAStore(self.shown, "its search_path names no schema that exists: make it first (CREATE SCHEMA)")
+        if state in OTHER_TABLES:
+            return NotAStore(self.shown, f"its tables are those of something else ({driver_error(error)}): {ELSEWHERE}")
+        return store_error(error)
+
+
+def _session(name: str) -> dict[str, str]:
+    """Return the settings of every session: nothing in it waits for ever, on either side of the wire."""
+    seconds: dict[str, Any] = {
+        "statement_timeout": STATEMENT_TIMEOUT_S,
+        "lock_timeout": LOCK_TIMEOUT_S,
+        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_S,
+    }
+    return {
+        "application_name": name,
+        "default_transaction_isolation": "read committed",
+        "jit": "off",
+        # A client machine that vanished is noticed, and its locks are freed, after half a minute at most.
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "4",
+        "tcp_user_timeout": "30000",
+        **{setting: f"{int(value * 1000)}ms" for setting, value in seconds.items()},
+    }

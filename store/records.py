@@ -1,0 +1,105 @@
+"""The rows of the store as values: stored events, claims, routes. No I/O, no decoding.
+
+Not here: typed events (`events.py`) and how rows become them (`codec.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class EventRecord(NamedTuple):
+    """One stored event, in the order of the table's columns."""
+
+    shard: int
+    position: int
+    """Place in the shard's log: 1-based, gapless."""
+    stream: str
+    """`category-id`."""
+    version: int
+    """Place in the stream: 1-based, gapless."""
+    partition_key: str
+    event_id: bytes
+    """16 bytes of a UUID (version 7 where the runtime drew it)."""
+    type: str
+    """The stored name of the event's type, never a Python path."""
+    schema_version: int
+    data: str
+    """The event's own fields, JSON."""
+    metadata: str
+    """A JSON object; its keys are those of `Metadata`."""
+    command_key: str | None
+    """The command's id, on the first event of a command only."""
+    key_id: str | None
+    """Reserved for per-subject encryption; null today."""
+    recorded_at: int
+    """When the host wrote it: microseconds since 1970, UTC. Nothing is ordered by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardAppend:
+    """What one shard gets in an append: `records` hold the positions old_head + 1, old_head + 2, ... in order."""
+
+    shard: int
+    epoch: int
+    old_head: int
+    records: list[EventRecord] = field(default_factory=list)
+    """Empty: the shard's epoch is only confirmed, by a SELECT in the same transaction."""
+
+
+class Claim(NamedTuple):
+    """What a claimant learns: its own epoch and the shard's head (0: empty)."""
+
+    epoch: int
+    head: int
+
+
+class Route(NamedTuple):
+    """Who serves a shard. `host` None: nobody is assigned. `epoch` is the last claim's, maybe a predecessor's."""
+
+    shard: int
+    host: str | None
+    epoch: int
+
+
+class Writer(NamedTuple):
+    """What a successor needs in order to end a writer: on SQLite an OS process, on PostgreSQL a backend."""
+
+    machine: str
+    """Which machine the process runs on (SQLite); empty where the server ends it."""
+    pid: int
+    started: str
+    """The start time of that process or backend, as text: a pid alone may have been given to another since."""
+
+
+class Snapshot(NamedTuple):
+    """The state of one aggregate at one version, in the order of the table's columns. Never the truth: events are."""
+
+    stream: str
+    version: int
+    """The version of the last event folded into it."""
+    fingerprint: str
+    """Of the code that folded it: under another one it means nothing."""
+    data: str
+    """JSON of whoever wrote it."""
+    recorded_at: int
+    """Microseconds since 1970, UTC."""
+
+
+CommandKeys = Mapping[tuple[int, str, str], EventRecord]
+"""First events of commands, by (shard, command key, stream)."""
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970 of an aware datetime, exactly."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def moment(micros_since_1970: int) -> datetime:
+    """The UTC datetime of a count of microseconds since 1970."""
+    return EPOCH + timedelta(microseconds=micros_since_1970)

@@ -1,0 +1,298 @@
+"""The SQLite store. Ownership and cold reads are `sql.py`'s; here is the hot path, in the driver's own words.
+
+An append is one hop to a thread that owns a connection, and one transaction there. The sqlite3 driver lets go of the
+interpreter lock at each row it steps over, and gets it back from a busy event loop only after 5 ms (measured: 250
+rows/s in a thread beside one); so the hot statements take many rows in one step: multi-row VALUES going in, one JSON
+array coming out. Not here: the file itself (`sqlite_file.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+
+from store import process, sqlite_file
+from store.errors import OutcomeUnknown, StoreUnavailable
+from store.records import EventRecord, ShardAppend, Snapshot, Writer
+from store.schema import StoreIdentity
+from store.sql import SqlStore, Work
+from store.sqlite_file import UNFIT_VALUE, SqliteFile, primary_code, store_error
+
+T = TypeVar("T")
+INSERT_ROWS_MAX = 512
+"""Rows in one INSERT. What is left goes in smaller powers of two, so that few statements are compiled, each once."""
+INSERT = f"INSERT INTO events ({', '.join(EventRecord._fields)}) VALUES "  # noqa: S608
+ROW = f"({', '.join('?' * len(EventRecord._fields))})"
+ROWS_OUT = f"SELECT json_group_array(json_array({', '.join(EventRecord._fields)})) FROM ".replace(  # noqa: S608
+    "event_id", "hex(event_id)"
+)
+READ_SHARD = f"{ROWS_OUT} (SELECT * FROM events WHERE shard = ? AND position > ? ORDER BY position LIMIT ?)"  # noqa: S608
+READ_STREAM = f"{ROWS_OUT} (SELECT * FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT ?)"  # noqa: S608
+READ_STREAMS = f"""{ROWS_OUT} (
+    SELECT events.* FROM json_each(?) AS wanted CROSS JOIN events
+    ON events.stream = json_extract(wanted.value, '$[0]') AND events.version > json_extract(wanted.value, '$[1]')
+    ORDER BY events.stream, events.version)"""  # noqa: S608
+FIND_COMMANDS = f"""{ROWS_OUT} (
+    SELECT events.* FROM json_each(?) AS wanted CROSS JOIN events
+    ON events.shard = json_extract(wanted.value, '$[0]') AND events.command_key = json_extract(wanted.value, '$[1]')
+    AND events.stream = json_extract(wanted.value, '$[2]'))"""  # noqa: S608
+READ_SNAPSHOTS = """SELECT json_group_array(json_array(
+        hex(stream), CAST(version AS INTEGER), hex(fingerprint), hex(data), CAST(recorded_at AS INTEGER)))
+    FROM snapshots WHERE stream IN (SELECT value FROM json_each(?))"""
+WRITE_SNAPSHOTS = """INSERT INTO snapshots (stream, version, fingerprint, data, recorded_at)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+        json_extract(value, '$[3]'), json_extract(value, '$[4]') FROM json_each(?) WHERE true
+    ON CONFLICT (stream) DO UPDATE SET version = excluded.version, fingerprint = excluded.fingerprint,
+        data = excluded.data, recorded_at = excluded.recorded_at WHERE excluded.version >= snapshots.version"""
+HEADS = "SELECT json_group_array(json_array(shard, head)) FROM shards"
+OWNED = """SELECT json_group_array(json_array(shard, epoch, head)) FROM shards
+    WHERE shard IN (SELECT value FROM json_each(?))"""
+ADVANCE = """UPDATE shards SET head = json_extract(wanted.value, '$[3]') FROM json_each(?) AS wanted
+    WHERE shards.shard = json_extract(wanted.value, '$[0]') AND epoch = json_extract(wanted.value, '$[1]')
+    AND head = json_extract(wanted.value, '$[2]')"""
+EVENT_ID = EventRecord._fields.index("event_id")
+WRITING = "eventray_writing"
+
+
+class SqliteStore(SqlStore):
+    """An `EventStore` in one SQLite file, shared by the processes of one machine."""
+
+    def __init__(self, file: SqliteFile, identity: StoreIdentity) -> None:
+        super().__init__(identity, _engine(file))
+        self._file = file
+        self._write_thread = ThreadPoolExecutor(1, "eventray-store-write")
+        self._read_thread = ThreadPoolExecutor(1, "eventray-store-read")
+        self._write_connection: sqlite3.Connection | None = None
+        self._read_connection: sqlite3.Connection | None = None
+        self._snapshot_connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for thread in (self._write_thread, self._read_thread):
+            await asyncio.to_thread(thread.shutdown)
+        for connection in (self._write_connection, self._read_connection, self._snapshot_connection):
+            if connection is not None:
+                connection.close()
+        await self._engine.dispose()
+
+    # Hot reads
+
+    async def heads(self) -> dict[int, int]:
+        return dict(await self._fetch(HEADS))
+
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+        return await self._records(READ_SHARD, shard, after_position, limit)
+
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+        return await self._records(READ_STREAM, stream, after_version, limit)
+
+    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
+        return await self._records(READ_STREAMS, json.dumps(list(after_versions.items())))
+
+    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
+        rows = await self._fetch(READ_SNAPSHOTS, json.dumps(list(streams)))
+        found = [Snapshot(_text(s), version, _text(f), _text(d), at) for s, version, f, d, at in rows]
+        return {snapshot.stream: snapshot for snapshot in found}
+
+    async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
+        found = await self._records(FIND_COMMANDS, json.dumps(list(keys)))
+        return {(record.shard, str(record.command_key), record.stream): record for record in found}
+
+    # Writing
+
+    async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        return await self._on_thread(self._write_thread, lambda: self._append(appends))
+
+    async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        return await self._on_thread(self._write_thread, lambda: self._settle(epochs))
+
+    async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
+        rows = list(snapshots)
+        await self._on_thread(self._write_thread, lambda: self._write_snapshots(rows))
+
+    def _write_snapshots(self, snapshots: list[Snapshot]) -> None:
+        """Write them between two appends, on a connection of their own whose commits don't wait for the disk."""
+        try:
+            if self._snapshot_connection is None:
+                self._snapshot_connection = self._file.connect()
+                self._snapshot_connection.execute("PRAGMA synchronous=NORMAL")
+            self._snapshot_connection.execute(WRITE_SNAPSHOTS, (json.dumps(snapshots, ensure_ascii=False),))
+        except (sqlite3.Error, *UNFIT_VALUE) as error:
+            raise store_error(error) from error
+
+    def _append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        connection = self._writing_connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            fenced = _write(connection, appends)
+            self._commit(connection)
+        except (sqlite3.Error, *UNFIT_VALUE) as error:
+            raise store_error(error) from error
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        return fenced
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        """Commit. Raises OutcomeUnknown if that fails and the transaction is not known to be open still."""
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if not connection.in_transaction or primary_code(error) == sqlite3.SQLITE_IOERR:
+                raise OutcomeUnknown(str(error)) from error
+            raise
+
+    def _settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        connection = self._writing_connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            owned = json.loads(connection.execute(OWNED, (json.dumps(list(epochs)),)).fetchone()[0])
+        except sqlite3.Error as error:
+            raise store_error(error) from error
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        return {shard: head for shard, epoch, head in owned if epochs[shard] == epoch}
+
+    # Ownership
+
+    async def take(self, holder: str) -> int:
+        """As the port says; if a predecessor, stopped in a transaction, holds the file, recorded writers are ended."""
+        try:
+            return await super().take(holder)
+        except StoreUnavailable as error:
+            if not error.passing:
+                raise
+            for writer in (await self.writers()).values():
+                await self._end(writer)
+            return await super().take(holder)
+
+    async def _read(self, work: Work[T]) -> T:
+        try:
+            async with self._engine.begin() as connection:
+                return await work(connection)
+        except DBAPIError as error:
+            raise _translated(error) from error
+
+    async def _write(self, work: Work[T]) -> T:
+        try:
+            async with self._engine.execution_options(**{WRITING: True}).begin() as connection:
+                return await work(connection)
+        except DBAPIError as error:
+            raise _translated(error) from error
+
+    async def _writer(self) -> Writer:
+        return process.this_process()
+
+    async def _end(self, writer: Writer) -> bool:
+        try:
+            return await asyncio.to_thread(process.end, writer)
+        except (TimeoutError, PermissionError) as error:
+            raise StoreUnavailable(f"process {writer.pid} can't be ended: {error}", False) from error
+
+    # Threads and connections
+
+    async def _records(self, query: str, *values: Any) -> list[EventRecord]:
+        def read() -> list[EventRecord]:
+            rows = self._read_rows(query, values)
+            for row in rows:
+                row[EVENT_ID] = bytes.fromhex(row[EVENT_ID])
+            return [EventRecord._make(row) for row in rows]
+
+        return await self._on_thread(self._read_thread, read)
+
+    async def _fetch(self, query: str, *values: Any) -> list[Any]:
+        return await self._on_thread(self._read_thread, lambda: self._read_rows(query, values))
+
+    def _read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+        try:
+            if self._read_connection is None:
+                self._read_connection = self._file.connect()
+            (rows,) = self._read_connection.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise store_error(error) from error
+        return list(json.loads(rows))
+
+    def _writing_connection(self) -> sqlite3.Connection:
+        if self._write_connection is None:
+            try:
+                self._write_connection = self._file.connect()
+            except sqlite3.Error as error:
+                raise store_error(error) from error
+        return self._write_connection
+
+    async def _on_thread(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable("it has been closed here", False)
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+def _write(connection: sqlite3.Connection, appends: Sequence[ShardAppend]) -> set[int]:
+    """Do the statements of an append, in an open transaction; return the fenced shards."""
+    writing = [append for append in appends if append.records]
+    wanted = [[a.shard, a.epoch, a.old_head, a.old_head + len(a.records)] for a in writing]
+    advanced = connection.execute(ADVANCE, (json.dumps(wanted),)).rowcount if wanted else 0
+    fenced: set[int] = set()
+    if advanced < len(appends):  # some are fenced, or only to be confirmed
+        numbers = json.dumps([append.shard for append in appends])
+        owned = json.loads(connection.execute(OWNED, (numbers,)).fetchone()[0])
+        epochs = {shard: epoch for shard, epoch, _ in owned}
+        fenced = {append.shard for append in appends if epochs.get(append.shard) != append.epoch}
+        lost = len(writing) - advanced - sum(append.shard in fenced for append in writing)
+        assert lost == 0, f"at the same epoch, another head than was appended to: {owned}, {wanted}"
+    records = [record for append in writing if append.shard not in fenced for record in append.records]
+    start, rows = 0, INSERT_ROWS_MAX
+    while start < len(records):
+        while rows > len(records) - start:
+            rows //= 2
+        values = list(chain.from_iterable(records[start : start + rows]))
+        connection.execute(INSERTS[rows], values)
+        start += rows
+    return fenced
+
+
+def _engine(file: SqliteFile) -> AsyncEngine:
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=file.location, query={**file.mode, "uri": "true"}),
+        connect_args={"timeout": sqlite_file.BUSY_TIMEOUT_S, "isolation_level": None},
+        poolclass=AsyncAdaptedQueuePool,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        writing = connection.get_execution_options().get(WRITING)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def _text(hexadecimal: str) -> str:
+    """Return a text that came out as hexadecimal digits, since json_array fails at a damaged one."""
+    return bytes.fromhex(hexadecimal).decode(errors="backslashreplace")
+
+
+def _translated(error: DBAPIError) -> Exception:
+    return store_error(error.orig if isinstance(error.orig, Exception) else error)
+
+
+INSERTS = {1 << power: INSERT + ", ".join([ROW] * (1 << power)) for power in range(INSERT_ROWS_MAX.bit_length())}

@@ -1,0 +1,52 @@
+"""Store URLs: what one names, and how it is shown without its secrets.
+
+Not here: opening what it names (`opening.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from store.errors import InvalidValue
+
+REMEDY = "give sqlite:///FILE (four slashes: an absolute path), postgresql://USER@HOST/DATABASE or memory://NAME"
+PASSWORD = re.compile(r"(://[^:@/?]*):.*@", re.DOTALL)
+SECRET_OPTION = re.compile(r"([?&]\w*password=)[^&]*", re.IGNORECASE)
+
+
+class StoreUrl(NamedTuple):
+    """A store's URL, taken apart as far as choosing the backend needs."""
+
+    scheme: str
+    """memory, sqlite or postgresql."""
+    path: str
+    """memory: the name; sqlite: the file; postgresql: the database."""
+
+
+def parsed_url(url: str) -> StoreUrl:
+    """Return what a store's URL names. Raises InvalidValue, without its password, if it can't be meant."""
+    scheme, _, rest = url.partition("://")
+    if url.isprintable():
+        if scheme == "postgresql" and (database := _database(url)):
+            return StoreUrl(scheme, database)
+        if scheme == "memory" and "?" not in url:
+            return StoreUrl(scheme, rest)
+        if scheme == "sqlite" and "?" not in url and rest.startswith("/") and rest not in ("/", "/:memory:"):
+            return StoreUrl(scheme, rest[1:])
+    raise InvalidValue("store", ascii(shown_url(url)), REMEDY)
+
+
+def shown_url(url: str) -> str:
+    """Return the URL as it may be printed, logged and put into an error: with *** where a password stands."""
+    return SECRET_OPTION.sub(r"\1***", PASSWORD.sub(r"\1:***@", url))
+
+
+def _database(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # checks it
+    except ValueError:
+        return ""
+    return parts.path.strip("/")

@@ -1,0 +1,432 @@
+"""A world of hosts on one store, for the protocol's state machine: held, robbed of replies, failed and crashed at will.
+
+Every host has its own opened store, watched and hampered by `WatchedStore`. The loop's clock jumps to the next timer
+when nothing is under way at the store, so that back-offs take no time. Not here: what is right (`protocol_model.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import make_url
+
+from actors.customers import Customer, Order
+from actors.errors import StaleCall
+from actors.hosting import HostCore, HostLimits
+from actors.registry import AggregateRegistry
+from actors.wire import unpack_answers
+from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
+from store.records import Claim, Route, ShardAppend, Snapshot, Writer
+from tests.contract.protocol_model import ProtocolModel, Sending
+
+T = TypeVar("T")
+Keys = Collection[tuple[int, str, str]]
+REGISTRY = AggregateRegistry([Customer, Order])
+LIMITS = HostLimits(beat_s=1_000_000.0)
+SETTLING_S = 3.0
+"""Longer than any back-off of a host; on the jumping clock."""
+STEPS = [f"{when} {what}" for what in ("claim", "read", "append", "settle") for when in ("before", "after")]
+"""Where a host can be held."""
+GUILTY = "guilty@example.com"
+"""Rows with this are refused, whatever comes with them."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """Jumps over waiting, unless something outside the loop is under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 1000.0
+        self.outside = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.outside:
+            began_s = time.monotonic()
+            events = super().select(timeout)
+            self.now_s += time.monotonic() - began_s
+            return events
+        events = super().select(0)
+        if not events and timeout:
+            self.now_s += timeout + 1e-6
+        return events
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """Its clock stands still while nothing waits, and jumps when all do."""
+
+    def __init__(self) -> None:
+        self.selector = _Selector()
+        super().__init__(self.selector)
+
+    def time(self) -> float:
+        return self.selector.now_s
+
+
+class World:
+    """The store, its coordinator, the hosts, and the model that watches them."""
+
+    def __init__(self, url: str, shards: int) -> None:
+        self.url, self.shards = url, shards
+        self.loop = JumpingLoop()
+        self.turn = asyncio.Lock()
+        self.visits = 0
+        """How often anybody went to the store."""
+        self.problems: list[Exception] = []
+        self.hosts: list[Host] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.model: ProtocolModel
+        self._opened: list[EventStore] = []
+        self._coordinator: EventStore
+        self._generation = 0
+
+    # --- from outside the loop ---
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def begin(self) -> None:
+        """Open the store and take it; the model starts from what is there."""
+        self.run(self._begin())
+
+    def settle_down(self) -> None:
+        """Let everybody go on until nothing moves any more; raise what the model found wrong."""
+        self.run(self._settle_down())
+        for task in [task for task in self.tasks if task.done()]:
+            self.tasks.remove(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                assert isinstance(error, Exception)
+                self.problems.append(error)
+        if self.problems:
+            raise self.problems[0]
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(self.loop.create_task(work))
+
+    def end(self) -> None:
+        """Stop everything, whatever its state."""
+        self.run(self._end())
+        self.loop.close()
+
+    # --- what happens ---
+
+    async def add_host(self, name: str) -> Host:
+        store = await self._open()
+        host = Host(len(self.hosts), name, WatchedStore(store, self, len(self.hosts)))
+        self.hosts.append(host)
+        host.core.start()
+        return host
+
+    async def assign(self, assignments: Mapping[int, str | None]) -> None:
+        async with self.at_store():
+            await self._coordinator.assign(self._generation, assignments)
+            self.model.assigned.update(assignments)
+
+    async def log(self) -> tuple[list[EventRecord], dict[int, int]]:
+        """Read the log since the beginning, and the heads: through the port, and by SQL where there is any."""
+        async with self.at_store():
+            rows = await raw_rows(self.url, self._since)
+            heads = await self._coordinator.heads()
+            log = [
+                record
+                for shard, head in self._since.items()
+                for record in await self._coordinator.read_shard(shard, head, 10_000)
+            ]
+        assert rows is None or sorted(rows) == sorted(log), "the port reads other rows than SQL does"
+        return log, heads
+
+    @asynccontextmanager
+    async def at_store(self) -> AsyncIterator[None]:
+        """One thing at a time, so that the model sees commits in their order; meanwhile the clock is a real one."""
+        self.visits += 1
+        async with self.turn:
+            self.loop.selector.outside += 1
+            try:
+                yield
+            finally:
+                self.loop.selector.outside -= 1
+
+    async def _settle_down(self) -> None:
+        visits = -1
+        while self.visits != visits or self.turn.locked():
+            visits = self.visits
+            await asyncio.sleep(SETTLING_S)
+
+    async def _begin(self) -> None:
+        self._coordinator = await self._open()
+        async with self.at_store():
+            self._generation = await self._coordinator.take("the coordinator")
+            self._since = await self._coordinator.heads()
+            routes = await self._coordinator.routes()
+        self.model = ProtocolModel(
+            self._coordinator.store_id,
+            self.shards,
+            dict(self._since),
+            {route.shard: route.epoch for route in routes},
+            {route.shard: route.host for route in routes},
+        )
+
+    async def _open(self) -> EventStore:
+        async with self.at_store():
+            self._opened.append(await open_store(self.url, self.shards))
+        return self._opened[-1]
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        self.loop.selector.outside += 1
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._coordinator.release(self._generation)
+        for store in self._opened:
+            await store.close()
+        await self.loop.shutdown_default_executor()
+
+
+class Host:
+    """One process of a host. Another one may bear the same name."""
+
+    def __init__(self, number: int, name: str, store: WatchedStore) -> None:
+        self.number, self.name, self.store = number, name, store
+        self.core = HostCore(name, store, REGISTRY, LIMITS, lambda _records: None)
+        self.epochs: dict[int, list[int]] = {}
+        """By shard, all the epochs at which it claimed it."""
+        self.last_numbers: dict[str, int] = {}
+        """By client session, the last call number that it took."""
+
+    async def claim(self, shards: Iterable[int]) -> None:
+        try:
+            epochs = await self.core.claim(shards)
+        except StoreUnavailable:
+            return
+        for shard, epoch in epochs.items():
+            self.epochs.setdefault(shard, []).append(epoch)
+
+    async def execute(self, session: str, number: int, call: bytes, sendings: Sequence[Sending]) -> None:
+        """Deliver a call; the model hears of its arrival and of its answers."""
+        model = self.store.world.model
+        stale = number <= self.last_numbers.get(session, -1)
+        if not stale:
+            self.last_numbers[session] = number
+            model.sent(sendings)
+        try:
+            answers = unpack_answers(await self.core.execute(call))
+        except StaleCall:
+            assert stale, f"call {number} was refused, and was not old"
+            return
+        assert not stale, f"call {number} of {session} is an old copy, and acted"
+        if not self.store.dead:
+            model.answered(sendings, answers)
+
+
+class WatchedStore:
+    """A host's own opened store: each step can be held, fail, or lose its reply; what is committed the model sees."""
+
+    def __init__(self, inner: EventStore, world: World, host: int) -> None:
+        self.inner, self.world, self.host = inner, world, host
+        self.dead = False
+        """The host crashed: nothing that it still does reaches the store."""
+        self.held: set[str] = set()
+        self.faults: dict[str, list[str]] = {"claim": [], "read": [], "append": [], "settle": []}
+        """What goes wrong next, by step: the first one strikes the next time."""
+        self._moved = asyncio.Event()
+        self._doubts: list[tuple[Sequence[ShardAppend], bool]] = []
+        """Transactions whose replies were lost, and which are not over; and whether they will commit."""
+
+    async def crash(self) -> None:
+        """The process dies, and with it its connections: what was in doubt is over."""
+        self.dead = True
+        await self.end_doubts(range(self.shards))
+        async with self.world.at_store():
+            await self.inner.close()
+
+    def let_go(self, steps: Collection[str]) -> None:
+        self.held -= set(steps)
+        self._moved.set()
+        self._moved.clear()
+
+    @property
+    def store_id(self) -> str:
+        return self.inner.store_id
+
+    @property
+    def shards(self) -> int:
+        return self.inner.shards
+
+    async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        await self._reach("before append")
+        if any(self._locks(append.shard) for append in appends):
+            unsettled = f"host {self.host} writes to a shard while its last transaction there is not over"
+            raise self._report(AssertionError(unsettled))
+        fault = self._fault("append")
+        records = [record for append in appends for record in append.records]
+        if (records and fault == "rejected") or any(GUILTY in record.data for record in records):
+            self.world.model.refused(appends)
+            raise StoreRejected("a row that won't do")
+        if fault in ("in doubt: commits", "in doubt: is undone"):
+            self._doubts.append((appends, fault == "in doubt: commits"))
+            raise OutcomeUnknown("no reply")
+        fenced = await self._append(appends)
+        await self._reach("after append")
+        if fault == "lost":
+            self.world.model.reply_lost(appends)
+            raise OutcomeUnknown("no reply")
+        return fenced
+
+    async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        await self._reach("before settle")
+        self._fault("settle")
+        await self.end_doubts(epochs)
+        async with self.world.at_store():
+            heads = await self.inner.settle(epochs)
+            self._tell(lambda model: model.settled(epochs, heads))
+        await self._reach("after settle")
+        return heads
+
+    async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
+        numbers = set(shards)
+        await self._reach("before claim")
+        fault = self._fault("claim")
+        for other in self.world.hosts:
+            await other.store.end_doubts(numbers)
+        async with self.world.at_store():
+            claims = await self.inner.claim(host, numbers)
+            self._tell(lambda model: model.claimed(host, numbers, claims))
+        await self._reach("after claim")
+        if fault == "lost":
+            raise StoreUnavailable("no reply", True)
+        return claims
+
+    async def find_commands(self, keys: Keys) -> dict[tuple[int, str, str], EventRecord]:
+        return await self._read(self.inner.find_commands(keys))
+
+    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
+        return await self._read(self.inner.read_streams(after_versions))
+
+    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
+        return await self._read(self.inner.read_snapshots(streams))
+
+    async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
+        await self._reach("before append")
+        async with self.world.at_store():
+            await self.inner.write_snapshots(snapshots)
+
+    async def end_doubts(self, shards: Collection[int]) -> None:
+        """The transactions in doubt that touch these shards are over: each has committed, or is undone."""
+        for doubt in list(self._doubts):
+            appends, commits = doubt
+            if any(append.shard in shards for append in appends):
+                self._doubts.remove(doubt)
+                self.world.model.reply_lost(appends)
+                if commits:
+                    await self._append(appends)
+
+    async def _append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        async with self.world.at_store():
+            try:
+                fenced = await self.inner.append(appends)
+            except StoreRejected:
+                self.world.model.refused(appends)
+                raise
+            except AssertionError as error:
+                raise self._report(error) from error
+            self._tell(lambda model: model.appended(self.host, appends, fenced))
+        return fenced
+
+    async def _read(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            await self._reach("before read")
+            self._fault("read")
+            async with self.world.at_store():
+                result = await work
+        finally:
+            work.close()
+        await self._reach("after read")
+        return result
+
+    def _locks(self, shard: int) -> bool:
+        """Whether a transaction in doubt holds the shard's row: it came before any later claim."""
+        epoch = self.world.model.epochs[shard]
+        return any((append.shard, append.epoch) == (shard, epoch) for doubt, _ in self._doubts for append in doubt)
+
+    async def _reach(self, step: str) -> None:
+        while step in self.held or self.dead:
+            await self._moved.wait()
+
+    def _fault(self, what: str) -> str | None:
+        """Take the next fault; those that are the same everywhere are raised."""
+        fault = self.faults[what].pop(0) if self.faults[what] else None
+        if fault == "locked":
+            raise StoreUnavailable("locked", True)
+        if fault == "disk full":
+            self.world.model.broken[self.host] += 1
+            raise StoreUnavailable("disk full", False)
+        return fault
+
+    def _tell(self, tell: Any) -> None:
+        try:
+            tell(self.world.model)
+        except AssertionError as error:
+            raise self._report(error) from error
+
+    def _report(self, error: Exception) -> Exception:
+        """A problem inside a host's step: told to the test, whatever the host makes of it."""
+        self.world.problems.append(error)
+        return error
+
+    # What hosts don't use
+
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+        return await self.inner.read_stream(stream, after_version, limit)
+
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+        return await self.inner.read_shard(shard, after_position, limit)
+
+    async def heads(self) -> dict[int, int]:
+        return await self.inner.heads()
+
+    async def routes(self) -> list[Route]:
+        return await self.inner.routes()
+
+    async def take(self, holder: str) -> int:
+        return await self.inner.take(holder)
+
+    async def beat(self, generation: int) -> None:
+        await self.inner.beat(generation)
+
+    async def release(self, generation: int) -> None:
+        await self.inner.release(generation)
+
+    async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
+        await self.inner.assign(generation, assignments)
+
+    async def end_writer(self, host: str) -> bool:
+        return await self.inner.end_writer(host)
+
+    async def writers(self) -> dict[str, Writer]:
+        return await self.inner.writers()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+async def raw_rows(url: str, after: Mapping[int, int]) -> list[EventRecord] | None:
+    """Read the events above these positions with the bare driver; None where the backend has no SQL."""
+    query = f"SELECT {', '.join(EventRecord._fields)} FROM events"
+    rows: list[Any]
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            rows = connection.execute(query).fetchall()
+    elif url.startswith("postgresql"):
+        connection = await asyncpg.connect(make_url(url).render_as_string(hide_password=False))
+        rows = await connection.fetch(query)
+        await connection.close()
+    else:
+        return None
+    return [record for record in map(EventRecord._make, rows) if record.position > after[record.shard]]

@@ -1,0 +1,118 @@
+"""Aggregates loaded and saved without a runtime, and time travel, on every backend."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from actors.customers import (
+    ChangeEmail,
+    CreateCustomer,
+    CreateOrder,
+    Customer,
+    CustomerType,
+    Order,
+    PromoteToVip,
+)
+from actors.registry import AggregateRegistry
+from actors.repository import Repository, load_aggregate
+from store import ConcurrencyError, EventStore, InvalidValue, ports, records
+from store.identity import shard_of
+from tests.contract.rows import SHARDS
+from tests.logs import RECORDED_AT, Log, created
+
+REGISTRY = AggregateRegistry([Customer, Order])
+CREATE = CreateCustomer(customer_id="c-1", name="Ada", email="ada@example.com")
+
+
+def new_customer(customer_id: str = "c-1") -> Customer:
+    customer = Customer(customer_id)
+    customer.create(CREATE)
+    return customer
+
+
+async def test_what_is_saved_is_got_again(store: EventStore) -> None:
+    async with Repository(store, REGISTRY) as repository:
+        assert await repository.get(Customer, "c-1") is None
+        customer = new_customer()
+        await repository.save(customer)
+        assert customer.uncommitted_events == ()
+        customer.promote(PromoteToVip(customer_id="c-1", reason="loyal"))
+        customer.change_email(ChangeEmail(customer_id="c-1", email="ada@example.org"))
+        await repository.save(customer)
+        await repository.save(customer)
+        found = await repository.get(Customer, "c-1")
+        assert found is not None
+        assert (found.version, found.type, found.email) == (3, CustomerType.VIP, "ada@example.org")
+        order = Order("o-1")
+        order.place(CreateOrder(order_id="o-1", customer_id="c-1", total_amount=Decimal("42.00")), found)
+        await repository.save(order)
+    heads = await store.heads()
+    assert heads == {**dict.fromkeys(range(SHARDS), 0), shard_of("c-1", SHARDS): 4}
+
+
+async def test_of_two_copies_the_second_is_refused_with_both_versions(store: EventStore) -> None:
+    async with Repository(store, REGISTRY) as repository:
+        await repository.save(new_customer())
+        first, second = await repository.get(Customer, "c-1"), await repository.get(Customer, "c-1")
+        assert first is not None
+        assert second is not None
+        first.promote(PromoteToVip(customer_id="c-1", reason="loyal"))
+        second.change_email(ChangeEmail(customer_id="c-1", email="ada@example.org"))
+        second.promote(PromoteToVip(customer_id="c-1", reason="loyal"))
+        await repository.save(first)
+        with pytest.raises(ConcurrencyError) as caught:
+            await repository.save(second)
+        assert (caught.value.expected_version, caught.value.actual_version) == (1, 2)
+        assert len(second.uncommitted_events) == 2
+    assert len(await store.read_stream("customer-c-1", 0, 10)) == 2
+
+
+async def test_saving_needs_the_store_and_reading_does_not(store: EventStore) -> None:
+    repository = Repository(store, REGISTRY)
+    with pytest.raises(RuntimeError, match="async with"):
+        await repository.save(new_customer())
+    assert await repository.get(Customer, "c-1") is None
+    assert (await repository.load(Customer, "c-1")).version == 0
+
+
+@pytest.fixture
+async def history(store: EventStore) -> EventStore:
+    """Customer c-1 with three events: one written each hour from RECORDED_AT, the second by a clock that is behind."""
+    log = await Log.on(store)
+    for hours in (0, 2, 1):
+        record = log.record(created("c-1"), occurred_at=0)
+        await log.append([record._replace(recorded_at=RECORDED_AT + hours * 3_600_000_000)])
+    return store
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+async def test_an_aggregate_as_it_was_at_a_version(history: EventStore, version: int) -> None:
+    customer = await load_aggregate(history, REGISTRY.events, Customer, "c-1", version=version)
+    assert customer.version == version
+
+
+@pytest.mark.parametrize(("hours", "version"), [(-0.001, 0), (0, 1), (1, 1), (1.9, 1), (2, 3), (9, 3)])
+async def test_an_aggregate_as_it_was_at_a_time_of_writing(history: EventStore, hours: float, version: int) -> None:
+    as_of = records.moment(RECORDED_AT) + timedelta(hours=hours)
+    customer = await load_aggregate(history, REGISTRY.events, Customer, "c-1", as_of=as_of)
+    assert customer.version == version
+
+
+@pytest.mark.parametrize(
+    ("version", "as_of", "field"),
+    [
+        (4, None, "version"),
+        (-1, None, "version"),
+        (None, datetime(2026, 1, 1), "as_of"),
+        (1, datetime(2026, 1, 1, tzinfo=UTC), "as_of"),
+    ],
+)
+async def test_times_and_versions_that_can_not_be_meant_are_refused(
+    history: ports.EventReader, version: int | None, as_of: datetime | None, field: str
+) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        await load_aggregate(history, REGISTRY.events, Customer, "c-1", version, as_of)
+    assert caught.value.field == field

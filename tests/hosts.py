@@ -1,0 +1,203 @@
+"""Test tools: a host on a store that can be made to fail, and a client's side of its calls. Not a test itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from actors.commands import Command
+from actors.customers import Customer, Order
+from actors.hosting import HostCore, HostLimits
+from actors.registry import AggregateRegistry
+from actors.wire import Call, CommandMessage, Receipt, pack_call, unpack_answers
+from store import EventrayError, EventRecord, EventStore, OutcomeUnknown
+from store.identity import shard_of
+from store.records import Claim, Route, ShardAppend, Snapshot, Writer
+
+REGISTRY = AggregateRegistry([Customer, Order])
+
+Keys = Collection[tuple[int, str, str]]
+Fault = Callable[[Sequence[ShardAppend]], Exception | None]
+
+
+class FaultyStore:
+    """A store whose appends can be held, refused before they begin, or robbed of their reply after they committed."""
+
+    def __init__(self, inner: EventStore) -> None:
+        self.inner = inner
+        self.open_gate = asyncio.Event()
+        self.open_gate.set()
+        self.waiting = asyncio.Event()
+        """Set while an append waits at the closed gate."""
+        self.before: Fault = lambda _appends: None
+        self.after: Fault = lambda _appends: None
+        self.appends: list[Sequence[ShardAppend]] = []
+        self.errors: list[EventrayError] = []
+        """What the store itself refused; a host whose memory is right causes none."""
+        self.lookups: list[Keys] = []
+        self.stream_reads: list[set[str]] = []
+        self.reads: list[dict[str, int]] = []
+        """Versions after which streams were read."""
+        self.snapshot_gate = asyncio.Event()
+        self.snapshot_gate.set()
+        self.snapshot_reads: list[set[str]] = []
+        self.before_snapshots: Callable[[], Exception | None] = lambda: None
+        self.snapshots: list[Snapshot] = []
+        """Those that were written."""
+
+    @property
+    def store_id(self) -> str:
+        return self.inner.store_id
+
+    @property
+    def shards(self) -> int:
+        return self.inner.shards
+
+    async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        self.appends.append(appends)
+        if not self.open_gate.is_set():
+            self.waiting.set()
+            await self.open_gate.wait()
+            self.waiting.clear()
+        if (error := self.before(appends)) is not None:
+            raise error
+        try:
+            fenced = await self.inner.append(appends)
+        except EventrayError as refused:
+            self.errors.append(refused)
+            raise
+        if (error := self.after(appends)) is not None:
+            raise error
+        return fenced
+
+    async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        return await self.inner.settle(epochs)
+
+    async def find_commands(self, keys: Keys) -> dict[tuple[int, str, str], EventRecord]:
+        self.lookups.append(keys)
+        return await self.inner.find_commands(keys)
+
+    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
+        self.stream_reads.append(set(after_versions))
+        self.reads.append(dict(after_versions))
+        return await self.inner.read_streams(after_versions)
+
+    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
+        self.snapshot_reads.append(set(streams))
+        return await self.inner.read_snapshots(streams)
+
+    async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
+        await self.snapshot_gate.wait()
+        if (error := self.before_snapshots()) is not None:
+            raise error
+        self.snapshots += snapshots
+        await self.inner.write_snapshots(snapshots)
+
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+        return await self.inner.read_stream(stream, after_version, limit)
+
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+        return await self.inner.read_shard(shard, after_position, limit)
+
+    async def heads(self) -> dict[int, int]:
+        return await self.inner.heads()
+
+    async def routes(self) -> list[Route]:
+        return await self.inner.routes()
+
+    async def take(self, holder: str) -> int:
+        return await self.inner.take(holder)
+
+    async def beat(self, generation: int) -> None:
+        await self.inner.beat(generation)
+
+    async def release(self, generation: int) -> None:
+        await self.inner.release(generation)
+
+    async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
+        await self.inner.assign(generation, assignments)
+
+    async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
+        return await self.inner.claim(host, shards)
+
+    async def end_writer(self, host: str) -> bool:
+        return await self.inner.end_writer(host)
+
+    async def writers(self) -> dict[str, Writer]:
+        return await self.inner.writers()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+def once(error: Exception) -> Fault:
+    """A fault that strikes the first append and none after it."""
+    errors = [error]
+    return lambda _appends: errors.pop() if errors else None
+
+
+def lost_reply() -> OutcomeUnknown:
+    return OutcomeUnknown("the connection broke")
+
+
+class HostUnderTest:
+    """A host with all shards of its store, and one client session that talks to it."""
+
+    def __init__(self, core: HostCore, store: FaultyStore, epochs: dict[int, int], registry: AggregateRegistry) -> None:
+        self.core, self.store, self.epochs, self.registry = core, store, epochs, registry
+        self.published: list[EventRecord] = []
+        self.numbers = 0
+
+    def message(self, command: Command, command_id: str, **fields: Any) -> CommandMessage:
+        key = self.registry.bindings[type(command).__name__].partition_key(command)
+        defaults: dict[str, Any] = {
+            "shard": shard_of(key, self.store.shards),
+            "command_type": type(command).__name__,
+            "command_id": command_id,
+            "first_send": False,
+            "data": command.model_dump_json(),
+            "expected_version": None,
+            "occurred_at": None,
+            "patience_ms": 30_000,
+            "metadata": "",
+        }
+        return CommandMessage(**(defaults | fields))
+
+    async def execute(self, *messages: CommandMessage, number: int | None = None) -> list[Receipt | EventrayError]:
+        self.numbers += 1
+        call = Call("session", self.numbers if number is None else number, self.epochs, list(messages))
+        return unpack_answers(await self.core.execute(pack_call(call)))
+
+    async def submit(self, command: Command, command_id: str, **fields: Any) -> Receipt | EventrayError:
+        (answer,) = await self.execute(self.message(command, command_id, **fields))
+        return answer
+
+    async def log(self) -> list[EventRecord]:
+        """Every event of the store, by shard and position."""
+        return [r for shard in range(self.store.shards) for r in await self.store.inner.read_shard(shard, 0, 10_000)]
+
+
+@asynccontextmanager
+async def host_on(
+    inner: EventStore, name: str = "host-1", limits: HostLimits | None = None, registry: AggregateRegistry = REGISTRY
+) -> AsyncIterator[HostUnderTest]:
+    """Take the store, assign all its shards to one host and claim them; yields the HostUnderTest."""
+    store = FaultyStore(inner)
+    generation = await inner.take(f"test of {name}")
+    everything = dict.fromkeys(range(inner.shards), name)
+    await inner.assign(generation, everything)
+    records: list[EventRecord] = []
+    core = HostCore(name, store, registry, limits or HostLimits(), records.extend)
+    core.start()
+    host = HostUnderTest(core, store, await core.claim(everything), registry)
+    host.published = records
+    try:
+        yield host
+    finally:
+        store.open_gate.set()
+        store.before = store.after = lambda _appends: None
+        async with asyncio.timeout(10):
+            await core.stop()
+        await inner.release(generation)

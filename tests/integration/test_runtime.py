@@ -1,0 +1,164 @@
+"""The runtime on Ray: what users do with it, joining, and that nothing is left when it closes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+
+import pytest
+from ray.util import list_named_actors
+
+from actors.customers import CreateCustomer, CreateOrder, Customer, PromoteToVip
+from actors.errors import DomainError, InvalidCommand
+from cluster import Runtime, Settings, SyncRuntime
+from cluster.ray_edge import namespace_of
+from projections.customers import CustomerProjection
+from store import ConcurrencyError, InvalidValue, StoreHeld, open_store
+from store.process import started
+
+pytestmark = pytest.mark.usefixtures("ray_address")
+
+ADA = CreateCustomer(customer_id="c-1", name="Ada", email="ada@example.com")
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20) -> None:
+    """Wait until a condition holds; fail if it takes too long."""
+    async with asyncio.timeout(within_s):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+def actors_of(store_id: str) -> list[str]:
+    return [each["name"] for each in list_named_actors(True) if each["namespace"] == namespace_of(store_id)]
+
+
+async def test_commands_are_decided_stored_and_projected(store_url: str, settings: Settings) -> None:
+    async with Runtime.open(store_url, settings=settings) as runtime:
+        first = await runtime.submit(ADA)
+        assert (first.stream, first.version, first.duplicate) == ("customer-c-1", 1, False)
+        order = CreateOrder(order_id="o-1", customer_id="c-1", total_amount=Decimal("42.00"))
+        placed = await runtime.submit(order, command_id="cart-77", metadata={"asked_by": "test"})
+        assert await runtime.submit(order, command_id="cart-77") == placed._replace(duplicate=True)
+        with pytest.raises(ConcurrencyError):
+            await runtime.submit(PromoteToVip(customer_id="c-1", reason="loyal"), expected_version=7)
+        ada = runtime.actor(Customer, "c-1")
+        promoted = await ada.submit(PromoteToVip(customer_id="c-1", reason="loyal"), consistency=[CustomerProjection])
+        with pytest.raises(InvalidCommand):
+            await ada.submit(PromoteToVip(customer_id="c-2", reason="loyal"))
+        row = await runtime.query(CustomerProjection, "c-1", after=promoted)
+        assert row is not None
+        assert (row["type"], row["total_orders"], row["total_spent"]) == ("Vip", 1, Decimal("42.00"))
+        assert (await runtime.load(Customer, "c-1", version=1)).type == "Regular"
+        assert (await ada.load()).type == "Vip"
+        again, other = await runtime.submit_many([ADA, ADA.model_copy(update={"customer_id": "c-2"})])
+        assert isinstance(again, DomainError)
+        assert not isinstance(other, Exception)
+
+
+async def test_a_second_opener_joins_and_leaves_the_runtime_running(store_url: str, settings: Settings) -> None:
+    async with Runtime.open(store_url, settings=settings) as first:
+        async with Runtime.open(store_url, settings=settings) as second:
+            receipt = await second.submit(ADA)
+        row = await first.query(CustomerProjection, "c-1", after=receipt)
+        assert row is not None
+        assert row["name"] == "Ada"
+
+
+async def test_a_store_that_is_held_elsewhere_is_not_opened(store_url: str, settings: Settings) -> None:
+    store = await open_store(store_url)
+    generation = await store.take("a runtime elsewhere")
+
+    over = asyncio.Event()
+
+    async def beat() -> None:
+        while not over.is_set():
+            await store.beat(generation)
+            await asyncio.sleep(0.1)
+
+    beating = asyncio.create_task(beat())
+    with pytest.raises(StoreHeld, match="a runtime elsewhere"):
+        await Runtime.open(store_url, settings=settings)
+    assert not beating.done()
+    over.set()
+    await beating
+    assert actors_of(store.store_id) == []
+    await store.close()
+
+
+async def test_closing_ends_the_processes_and_gives_the_store_back(store_url: str, settings: Settings) -> None:
+    async with Runtime.open(store_url, hosts=2, settings=settings) as runtime:
+        receipt = await runtime.submit(ADA)
+        store = await open_store(store_url)
+        pids = [writer.pid for writer in (await store.writers()).values()]
+        assert len(pids) == 2
+        assert len(actors_of(receipt.store_id)) == 4
+
+    async def gone() -> bool:
+        return not actors_of(receipt.store_id) and all(started(pid) is None for pid in pids)
+
+    await until(gone)
+    assert {route.host for route in await store.routes()} == {None}
+    async with asyncio.timeout(1):
+        await store.take("the next one")
+    await store.close()
+
+
+async def test_a_killed_host_is_replaced_under_another_name(store_url: str, settings: Settings) -> None:
+    async with Runtime.open(store_url, settings=settings) as runtime:
+        await runtime.submit(ADA)
+        store = await open_store(store_url)
+        ((former, writer),) = (await store.writers()).items()
+        os.kill(writer.pid, signal.SIGKILL)
+        receipt = await runtime.submit(PromoteToVip(customer_id="c-1", reason="loyal"))
+        assert receipt.version == 2
+        (now,) = {route.host for route in await store.routes()}
+        assert now != former
+        assert await runtime.query(CustomerProjection, "c-1", after=receipt)
+        await store.close()
+
+
+async def test_a_killed_coordinator_comes_back_and_makes_new_hosts(store_url: str, settings: Settings) -> None:
+    import ray
+
+    async with Runtime.open(store_url, settings=settings) as runtime:
+        first = await runtime.submit(ADA)
+        store = await open_store(store_url)
+        (former,) = {route.host for route in await store.routes()}
+        coordinator = ray.get_actor("coordinator", namespace=namespace_of(first.store_id))
+        ray.kill(coordinator, no_restart=False)
+
+        async def replaced() -> bool:
+            return former not in {route.host for route in await store.routes()}
+
+        await until(replaced)
+        receipt = await runtime.submit(PromoteToVip(customer_id="c-1", reason="loyal"))
+        assert receipt.version == 2
+        assert await runtime.query(CustomerProjection, "c-1", after=receipt)
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "words"),
+    [
+        ("memory://", 1, "cluster.testing"),
+        ("sqlite:///{}/shop.db", 0, "hosts = 0"),
+        ("sqlite:///{}/shop.db", 65, "hosts = 65"),
+    ],
+)
+async def test_what_cannot_be_opened_is_said_in_a_line(url: str, hosts: int, words: str, tmp_path: object) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        await Runtime.open(url.format(tmp_path), hosts=hosts)
+
+
+def test_the_blocking_form_does_the_same(store_url: str, settings: Settings) -> None:
+    with SyncRuntime.open(store_url, settings=settings) as runtime:
+        receipt = runtime.submit(ADA)
+        row = runtime.query(CustomerProjection, "c-1", after=receipt)
+        assert row is not None
+        assert row["email"] == "ada@example.com"
+        assert runtime.actor(Customer, "c-1").load().version == 1
+        with pytest.raises(DomainError):
+            runtime.submit(ADA)

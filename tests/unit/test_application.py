@@ -1,0 +1,108 @@
+"""Applications: what they hold, how they are found by name, and how they travel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from actors.customers import Customer, Order
+from cluster.application import Application, NoSuchApplication, application_of, default_application, load_application
+from projections.customers import CustomerProjection
+from store import InvalidValue
+
+SCRIPT = """
+from __future__ import annotations
+
+from sqlalchemy import Column, Integer, MetaData, Table, Text
+
+from actors import Aggregate, Command
+from cluster import Application
+from projections import Changes, Projection
+from store import Event
+
+class Opened(Event):
+    account_id: str
+
+class Open(Command):
+    account_id: str
+
+class Account(Aggregate):
+    def open(self, command: Open) -> None:
+        self.raise_event(Opened(account_id=command.account_id))
+
+    def on_opened(self, event: Opened) -> None:
+        self.is_open = True
+
+accounts = Table("accounts", MetaData(), Column("id", Text, primary_key=True))
+
+class Accounts(Projection):
+    tables = [accounts]
+
+    def on_opened(self, event: Opened, changes: Changes) -> None:
+        changes.insert(accounts, id=event.account_id)
+
+application = Application(aggregates=[Account], projections=[Accounts])
+number = 7
+"""
+
+
+def test_the_default_is_the_shop() -> None:
+    application = application_of(None)
+    assert application == default_application()
+    assert application.aggregates == (Customer, Order)
+    assert application.projection("CustomerProjection") is CustomerProjection
+    assert "CreateOrder" in application.registry.bindings
+    with pytest.raises(InvalidValue, match="CustomerProjection was expected"):
+        application.projection("Customers")
+
+
+def test_contradictions_are_refused_when_it_is_made() -> None:
+    with pytest.raises(InvalidValue, match="reads Customer"):
+        Application(aggregates=[Order])
+    with pytest.raises(InvalidValue, match="at least one"):
+        Application(aggregates=[])
+    with pytest.raises(InvalidValue, match="derived from Aggregate"):
+        Application(aggregates=[CustomerProjection])  # type: ignore[list-item]
+    with pytest.raises(InvalidValue, match="leave them out"):
+        Application(aggregates=[Customer, Order], handlers=[object])
+
+
+def test_it_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bank_in_cwd.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    application = load_application("bank_in_cwd:application")
+    assert repr(application) == "Application(Account, Accounts)"
+    for name, words in (
+        ("bank_in_cwd:nothing", "no attribute nothing"),
+        ("bank_in_cwd:number", "is a int"),
+        ("no_such_bank:application", "no module no_such_bank"),
+        ("bank_in_cwd", "module:attribute"),
+    ):
+        with pytest.raises(NoSuchApplication, match=words):
+            load_application(name)
+
+
+def test_one_that_is_defined_in_the_script_travels_by_value() -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    exec(SCRIPT, namespace)
+    packed = cloudpickle.dumps(namespace["application"])  # type: ignore[no-untyped-call]
+    for cls in ("Account", "Accounts", "Open", "Opened"):
+        namespace[cls] = None  # the other process knows none of these names
+    arrived: Application = cloudpickle.loads(packed)
+    binding, command = arrived.registry.decode_command("Open", '{"account_id": "a-1"}')
+    account = binding.aggregate_class("a-1")
+    binding.decide(account, command)
+    assert [event.event_type for event in account.uncommitted_events] == ["Opened"]
+    (projection,) = arrived.projections
+    assert projection.name == "Accounts"
+    assert [event.event_type for event in projection.event_methods()] == ["Opened"]
+
+
+def test_one_that_can_be_imported_travels_by_reference() -> None:
+    arrived: Application = cloudpickle.loads(cloudpickle.dumps(default_application()))  # type: ignore[no-untyped-call]
+    assert arrived == default_application()
+    assert arrived.aggregates[0] is Customer

@@ -1,0 +1,506 @@
+"""The client's promises one by one; how they hold together is in `test_client_order.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actors.errors import CommandTimeout, DomainError, InvalidCommand, Overloaded
+from actors.wire import Call, Receipt, pack_answers, unpack_call
+from cluster.client import ClientClosed, CommandClient
+from cluster.limits import ClientLimits
+from cluster.transport import HostGone
+from store.errors import ConcurrencyError, EventrayError, StoreUnavailable
+from store.identity import shard_of
+from store.records import Route
+from tests.clusters import FakeCluster, Fate
+from tests.virtual_time import run
+
+SHARDS = 4
+
+
+def client_of(cluster: FakeCluster, **limits: Any) -> CommandClient:
+    """A client with one channel, unless a test is about more."""
+    return CommandClient(cluster, cluster, SHARDS, ClientLimits(**({"channels": 1} | limits)))
+
+
+def submit(client: CommandClient, count: int, **options: Any) -> list[asyncio.Future[Receipt]]:
+    return [client.submit(f"key-{index}", "Note", str(index), **options) for index in range(count)]
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Answering(FakeCluster):
+    """Answers every command by a function of its data."""
+
+    def __init__(self, answer: Callable[[str], Receipt | EventrayError]) -> None:
+        super().__init__(SHARDS, ["a"])
+        self._answer = answer
+
+    async def call(self, host: str, payload: bytes) -> bytes:
+        call = unpack_call(payload)
+        self.calls.append((host, call))
+        return pack_answers([self._answer(command.data) for command in call.commands])
+
+
+class TestCalls:
+    def test_a_thousand_concurrent_commands_make_few_calls_one_a_host_at_a_time(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a", "b"])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            receipts = await asyncio.gather(*submit(client, 1000))
+            assert len({receipt.command_id for receipt in receipts}) == 1000
+
+        run(work())
+        assert len(cluster.calls) <= 4
+        assert cluster.under_way_most == 1
+
+    def test_two_channels_have_a_call_each_under_way_and_no_shard_in_common(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
+
+        async def work() -> None:
+            client = client_of(cluster, channels=2)
+            await asyncio.gather(*submit(client, 200))
+
+        run(work())
+        assert cluster.under_way_most == 2
+        shards_of: dict[str, set[int]] = {}
+        for _, call in cluster.calls:
+            shards_of.setdefault(call.session, set()).update(command.shard for command in call.commands)
+        first, second = shards_of.values()
+        assert first.isdisjoint(second)
+
+    def test_what_is_submitted_while_a_call_is_out_goes_with_the_next_one(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
+
+        async def work() -> None:
+            client = client_of(cluster)
+            first = submit(client, 1)
+            await asyncio.sleep(0.005)
+            await asyncio.gather(*first, *submit(client, 50), *submit(client, 50))
+
+        run(work())
+        assert [len(call.commands) for _, call in cluster.calls] == [1, 100]
+
+    def test_a_call_is_bounded_in_commands_and_in_bytes(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+
+        async def work() -> None:
+            client = client_of(cluster, batch_size_max=10, batch_bytes_max=1000)
+            small = submit(client, 25)
+            large = [client.submit("key", "Note", "x" * size) for size in (400, 400, 400, 5000, 10)]
+            await asyncio.gather(*small, *large)
+
+        run(work())
+        for _, call in cluster.calls:
+            size_bytes = sum(len(command.data) for command in call.commands)
+            assert len(call.commands) <= 10
+            assert size_bytes <= 1000 or len(call.commands) == 1
+        assert len(cluster.decided) == 30
+
+    def test_numbers_rise_over_all_hosts_and_sessions_differ(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a", "b"])
+
+        async def work() -> None:
+            one, other = client_of(cluster), client_of(cluster)
+            for client in (one, other, one):
+                await asyncio.gather(*submit(client, 8))
+
+        run(work())
+        sessions: dict[str, list[int]] = {}
+        for _, call in cluster.calls:
+            sessions.setdefault(call.session, []).append(call.number)
+        assert sorted(map(len, sessions.values())) == [2, 4]
+        assert all(numbers == sorted(set(numbers)) for numbers in sessions.values())
+
+    def test_a_message_says_how_long_its_caller_still_waits_and_whether_it_is_the_first(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.GONE_BEFORE])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            drawn = client.submit("key", "Note", "{}", timeout_s=10, occurred_at=-5, expected_version=3, metadata="{1}")
+            given = client.submit("key", "Note", "{}", "cart-77", timeout_s=20)
+            await asyncio.gather(drawn, given)
+
+        run(work())
+        (_, first), (_, second) = cluster.calls
+        assert [command.first_send for command in first.commands] == [True, False]
+        assert [command.first_send for command in second.commands] == [False, False]
+        assert [command.patience_ms // 10 for command in first.commands] == [999, 1999]
+        assert 9_900 < second.commands[0].patience_ms < first.commands[0].patience_ms
+        assert first.commands[0][5:7] == (3, -5)
+        assert first.commands[0].metadata == "{1}"
+        assert first.commands[1].command_id == "cart-77"
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        "error", [DomainError("no"), ConcurrencyError("s-1", 1, 2), StoreUnavailable("disk full", False)]
+    )
+    def test_final_errors_end_a_command_and_no_other(self, error: EventrayError) -> None:
+        receipt = Receipt("c", "s-1", 1, 0, 1, "store", False)
+        cluster = Answering(lambda data: error if data == "1" else receipt)
+
+        async def work() -> list[Receipt | BaseException]:
+            return await asyncio.gather(*submit(client_of(cluster), 3), return_exceptions=True)
+
+        first, second, third = run(work())
+        assert first == third == receipt
+        assert type(second) is type(error)
+        assert len(cluster.calls) == 1
+
+    def test_the_hosts_own_timeout_names_the_time_that_the_caller_gave(self) -> None:
+        cluster = Answering(lambda _: CommandTimeout("c", 0.001))
+
+        async def work() -> None:
+            await client_of(cluster).submit("key", "Note", "{}", "c", timeout_s=7)
+
+        with pytest.raises(CommandTimeout, match=r"within 7 s.*outcome is unknown"):
+            run(work())
+
+    @pytest.mark.parametrize("fate", [Fate.SHORT, Fate.GARBLED, Fate.BROKEN, Fate.STALE])
+    def test_a_call_without_usable_answers_is_sent_again_with_a_new_number(self, fate: Fate) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [fate])
+
+        async def work() -> None:
+            await asyncio.gather(*submit(client_of(cluster), 5))
+
+        run(work())
+        (_, first), (_, second) = cluster.calls
+        assert first.number < second.number
+        assert [command.command_id for command in first.commands] == [command.command_id for command in second.commands]
+
+    def test_an_overloaded_host_is_left_alone_for_as_long_as_it_says(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.OVERLOADED] * 3)
+
+        async def work() -> float:
+            client, start_s = client_of(cluster, pause_max_s=0.03), now_s()
+            await asyncio.gather(*submit(client, 3))
+            return now_s() - start_s
+
+        assert 0.3 < run(work()) < 0.5
+
+    def test_pauses_between_retries_grow_to_their_bound(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.GONE_BEFORE] * 100)
+
+        async def work() -> None:
+            with pytest.raises(CommandTimeout):
+                await client_of(cluster, pause_max_s=1.0).submit("key", "Note", "{}")
+
+        run(work())
+        assert 30 < len(cluster.calls) < 90
+
+    @pytest.mark.parametrize(("lost", "error"), [(0, StoreUnavailable), (1, CommandTimeout)])
+    def test_a_full_disk_after_a_lost_sending_says_nothing_of_that_sending(
+        self, lost: int, error: type[EventrayError]
+    ) -> None:
+        class FullDisk(Answering):
+            async def call(self, host: str, payload: bytes) -> bytes:
+                answers = await super().call(host, payload)
+                if len(self.calls) <= lost:
+                    raise HostGone(host, "it died")
+                return answers
+
+        cluster = FullDisk(lambda _data: StoreUnavailable("disk full", False))
+
+        async def work() -> None:
+            with pytest.raises(error):
+                await client_of(cluster).submit("key", "Note", "{}")
+
+        run(work())
+        assert len(cluster.calls) == 1 + lost
+
+
+class TestMovedShards:
+    def test_the_call_of_a_stopped_host_is_abandoned_when_its_shards_have_moved(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a", "b"], [Fate.STOPPED], call_s=0.001)
+
+        async def work() -> float:
+            client, start_s = client_of(cluster), now_s()
+            await asyncio.gather(*submit(client, 20))
+            return now_s() - start_s
+
+        assert run(work()) < 2.5
+        assert len(cluster.decided) == 20
+
+    def test_a_moved_shard_does_not_wait_for_the_rest_of_its_call(self) -> None:
+        cluster = FakeCluster(2, ["a", "b"], [Fate.ANSWERED_LATE])
+        cluster.owners = {0: Route(0, "a", 1), 1: Route(1, "a", 1)}
+        keys = {shard_of(f"key-{index}", 2): f"key-{index}" for index in range(9)}
+
+        async def work() -> None:
+            client = CommandClient(cluster, cluster, 2, ClientLimits(channels=1))
+            moved, staying = client.submit(keys[0], "Note", "1"), client.submit(keys[1], "Note", "2")
+            await asyncio.sleep(0.1)
+            later = client.submit(keys[1], "Note", "3")
+            cluster.move(0)
+            assert (await moved).duplicate is False
+            assert not staying.done()
+            await staying
+            await later
+            assert client.in_flight == 0
+
+        run(work())
+        assert [(host, [c.data for c in call.commands]) for host, call in cluster.calls] == [
+            ("a", ["1", "2"]),
+            ("b", ["1"]),
+            ("a", ["3"]),
+        ]
+
+    def test_a_shard_whose_new_route_is_known_still_waits_for_the_call_that_carries_it(self) -> None:
+        cluster = FakeCluster(2, ["a", "b"], [Fate.GONE_BEFORE], call_s=0.001)
+        keys = {shard_of(f"key-{index}", 2): f"key-{index}" for index in range(9)}
+        slow = FakeCluster.call
+
+        async def call(host: str, payload: bytes) -> bytes:
+            if host == "a":
+                await asyncio.sleep(0.3)
+            return await slow(cluster, host, payload)
+
+        cluster.call = call  # type: ignore[method-assign]
+
+        async def work() -> None:
+            client = CommandClient(cluster, cluster, 2)
+            first = client.submit(keys[0], "Note", "1")
+            await asyncio.sleep(0.05)
+            cluster.move(0)
+            client.submit(keys[1], "Note", "other")
+            await asyncio.sleep(0.1)
+            assert cluster.readings == 2
+            await asyncio.gather(first, client.submit(keys[0], "Note", "2"))
+
+        run(work())
+        assert [command.data for command in cluster.decided if command.shard == 0] == ["1", "2"]
+
+    def test_routes_are_not_read_while_calls_are_answered(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            for _ in range(50):
+                await asyncio.gather(*submit(client, 4))
+                await asyncio.sleep(0.1)
+
+        run(work())
+        assert cluster.readings == 1
+
+    def test_commands_wait_for_routes_that_cannot_be_read_and_for_shards_without_a_host(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+        cluster.routes_fail = 5
+        cluster.owners = {shard: Route(shard, None, 0) for shard in range(SHARDS)}
+
+        async def work() -> None:
+            client = client_of(cluster, pause_max_s=1.0)
+            futures = submit(client, 8)
+            await asyncio.sleep(5)
+            assert not cluster.calls
+            assert cluster.readings < 25
+            for shard in range(SHARDS):
+                cluster.move(shard, "a")
+            await asyncio.wait_for(asyncio.gather(*futures), 2)
+
+        run(work())
+        assert len(cluster.calls) == 1
+
+
+class TestDeadlines:
+    def test_a_command_without_an_answer_ends_at_its_own_deadline(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.ANSWERED_LATE, Fate.ANSWERED_LATE])
+
+        async def work() -> list[float]:
+            client, start_s, waited = client_of(cluster), now_s(), []
+            futures = [client.submit("key", "Note", "{}", timeout_s=timeout_s) for timeout_s in (1.5, 0.5, 1.0, 30)]
+            for index in (1, 2, 0):
+                with pytest.raises(CommandTimeout):
+                    await futures[index]
+                waited.append(now_s() - start_s)
+            await futures[3]
+            return waited
+
+        assert run(work()) == pytest.approx([0.5, 1.0, 1.5], abs=0.06)
+
+    def test_a_call_that_nobody_waits_for_any_more_gives_its_host_free(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.ANSWERED_LATE])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            first = client.submit("key", "Note", "1", timeout_s=0.7)
+            with pytest.raises(CommandTimeout):
+                await first
+            await asyncio.wait_for(client.submit("key", "Note", "2"), 0.1)
+            assert client.in_flight == 0
+
+        run(work())
+        assert [command.data for command in cluster.decided] == ["2"]
+
+    def test_a_command_for_a_shard_without_a_host_expires_and_leaves_nothing_behind(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+        cluster.owners = {}
+
+        async def work() -> None:
+            client = client_of(cluster)
+            with pytest.raises(CommandTimeout):
+                await client.submit("key", "Note", "1", timeout_s=3)
+            await asyncio.sleep(2)
+            readings = cluster.readings
+            await asyncio.sleep(60)
+            assert cluster.readings == readings
+            assert client.in_flight == 0
+
+        run(work())
+        assert not cluster.calls
+
+    def test_a_command_that_waits_in_its_lane_expires_too_and_is_not_sent(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.ANSWERED_LATE])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            first = client.submit("key", "Note", "1")
+            await asyncio.sleep(0.01)
+            second, third = client.submit("key", "Note", "2", timeout_s=0.5), client.submit("key", "Note", "3")
+            with pytest.raises(CommandTimeout):
+                await second
+            await asyncio.gather(first, third)
+
+        run(work())
+        assert [command.data for command in cluster.decided] == ["1", "3"]
+
+
+class TestCallers:
+    def test_a_cancelled_command_is_not_sent_and_one_that_was_sent_keeps_its_place(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            await client.submit("key", "Note", "0")
+            sent, after = client.submit("key", "Note", "1"), client.submit("key", "Note", "2")
+            await asyncio.sleep(0.001)
+            unsent, last = client.submit("key", "Note", "3"), client.submit("key", "Note", "4")
+            sent.cancel()
+            unsent.cancel()
+            await asyncio.gather(after, last)
+            assert client.in_flight == 0
+
+        run(work())
+        assert [command.data for command in cluster.decided] == ["0", "1", "2", "4"]
+
+    def test_what_a_client_holds_is_bounded_and_room_is_given_in_order(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+        most = 0
+
+        async def one(client: CommandClient, index: int) -> None:
+            nonlocal most
+            await client.room()
+            answer = client.submit("key", "Note", str(index))
+            most = max(most, client.in_flight)
+            await answer
+
+        async def work() -> None:
+            client = client_of(cluster, in_flight_max=10)
+            waiting = [asyncio.create_task(one(client, index)) for index in range(100)]
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                client.submit("key", "Note", "one too many")
+            waiting[50].cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            assert client.in_flight == 0
+            await client.room()
+
+        run(work())
+        assert most == 10
+        assert [command.data for command in cluster.decided] == [str(i) for i in range(100) if i != 50]
+
+    def test_an_entrant_that_is_cancelled_after_it_was_let_in_passes_its_place_on(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+
+        async def work() -> None:
+            client = client_of(cluster, in_flight_max=1)
+            held = client.submit("key", "Note", "1")
+            entrants = [asyncio.create_task(client.room()) for _ in range(2)]
+            held.add_done_callback(lambda _: entrants[0].cancel())
+            await held
+            await asyncio.wait_for(entrants[1], 1)
+            await client.submit("key", "Note", "2")
+
+        run(work())
+        assert len(cluster.decided) == 2
+
+    def test_a_place_that_is_not_used_goes_to_the_next_entrant(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+
+        async def work() -> None:
+            client = client_of(cluster, in_flight_max=1)
+            held = client.submit("key", "Note", "1")
+            await asyncio.wait_for(asyncio.gather(*(client.room() for _ in range(3))), 1)
+            assert held.done()
+
+        run(work())
+        assert len(cluster.decided) == 1
+
+    @pytest.mark.parametrize(
+        ("field", "options"),
+        [
+            ("data", {"data": '"\ud800"'}),
+            ("metadata", {"metadata": "\udfff"}),
+            ("command", {"command_type": "\ud800"}),
+            ("command_id", {"command_id": "a\x00b"}),
+            ("timeout_s", {"timeout_s": 0}),
+            ("timeout_s", {"timeout_s": float("nan")}),
+            ("expected_version", {"expected_version": -1}),
+            ("occurred_at", {"occurred_at": 2**63}),
+        ],
+    )
+    def test_what_cannot_be_sent_is_refused_at_once_by_name(self, field: str, options: dict[str, Any]) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            with pytest.raises(InvalidCommand) as refused:
+                client.submit(**{"partition_key": "key", "command_type": "Note", "data": "{}", **options})
+            assert refused.value.field == field
+            assert client.in_flight == 0
+            await client.submit("key", "Note", "{}")
+
+        run(work())
+        assert len(cluster.decided) == 1
+
+
+class TestClosing:
+    def test_close_waits_for_what_is_under_way_and_takes_nothing_more(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.GONE_BEFORE])
+
+        async def work() -> None:
+            client = client_of(cluster)
+            futures = submit(client, 5)
+            await client.close()
+            assert [future.result().duplicate for future in futures] == [False] * 5
+            with pytest.raises(ClientClosed):
+                client.submit("key", "Note", "{}")
+            await client.close()
+
+        run(work())
+
+    def test_close_fails_the_rest_after_its_bound_and_lets_no_one_wait_for_room(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.ANSWERED_LATE])
+
+        async def work() -> None:
+            client = client_of(cluster, in_flight_max=2)
+            futures = submit(client, 2)
+            entrant = asyncio.create_task(client.room())
+            await asyncio.sleep(0)
+            start_s = now_s()
+            await client.close(wait_s=0.25)
+            assert now_s() - start_s == pytest.approx(0.25, abs=0.01)
+            for future in futures:
+                assert isinstance(future.exception(), CommandTimeout)
+            await entrant
+            assert client.in_flight == 0
+
+        run(work())
+        assert isinstance(cluster.calls[0][1], Call)

@@ -1,0 +1,83 @@
+"""Ids, shards and time-ordered ids."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import InvalidValue
+from store.identity import checked_id, random_bytes, shard_of, uuid7, uuid7_bytes
+
+
+@pytest.mark.parametrize(
+    ("key", "shard"),
+    [("c-1", 62), ("00004", 44), ("", 0), ("123456789", 0xCBF43926 % 64), ("Zoë", 42), ("\U0001f600", 4)],
+)
+def test_the_shard_of_a_key_is_a_stored_format(key: str, shard: int) -> None:
+    assert shard_of(key, 64) == shard
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 4096))
+def test_a_shard_is_one_of_those_there_are(key: str, shards: int) -> None:
+    assert 0 <= shard_of(key, shards) < shards
+
+
+@pytest.mark.parametrize("value", ["a", "x" * 200, "é" * 100, "a b", "quote'\"", "\U0001f600"])
+def test_ids_that_are_allowed(value: str) -> None:
+    assert checked_id("customer_id", value) == value
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x" * 201, "é" * 101, "nul\0", "tab\t", "delete\x7f", "next line\x85", "half\ud800"]
+)
+def test_ids_that_are_not(value: str) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        checked_id("customer_id", value)
+    assert refused.value.field == "customer_id"
+    assert refused.value.remedy
+    assert str(refused.value).isprintable()
+
+
+def test_a_drawn_id_is_a_version_7_uuid_of_its_time() -> None:
+    drawn = uuid.UUID(bytes=uuid7_bytes(0x0123456789AB, b"\xff" * 10))
+    assert (drawn.version, drawn.variant) == (7, uuid.RFC_4122)
+    assert drawn.int >> 80 == 0x0123456789AB
+    assert uuid.UUID(bytes=uuid7_bytes(0, bytes(10))).version == 7
+
+
+@given(st.integers(0, 2**48 - 2), st.binary(min_size=10, max_size=10), st.binary(min_size=10, max_size=10))
+def test_ids_of_later_milliseconds_sort_after_earlier_ones(time_ms: int, one: bytes, other: bytes) -> None:
+    assert uuid7_bytes(time_ms, one) < uuid7_bytes(time_ms + 1, other)
+
+
+def test_drawn_ids_differ() -> None:
+    assert len({uuid7() for _ in range(1000)}) == 1000
+
+
+def test_random_bytes_never_repeat_in_threads() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(lambda _: [random_bytes(10) for _ in range(2_000)], range(8)))
+    drawn = [drawn for part in parts for drawn in part]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_forked_child_draws_other_bytes_than_its_parent() -> None:
+    script = """
+import os
+from store.identity import random_bytes
+random_bytes(10)
+ours, theirs = os.pipe()
+if not os.fork():
+    os.write(theirs, random_bytes(10))
+    os._exit(0)
+os.wait()
+print(os.read(ours, 10) != random_bytes(10))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -1,0 +1,250 @@
+"""The declarative half of projections: methods by annotation, changes merged per row, exact columns."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, insert, select
+from sqlalchemy.engine import Connection
+
+from projections.changes import Changes
+from projections.columns import Moment, Money
+from projections.database import database_url
+from projections.errors import ConsistencyTimeout, ProjectionFailed, ReadModelVersion, RestoredBehind
+from projections.folding import Folder
+from projections.projection import Projection
+from projections.row_sql import statements
+from store import Event, EventRegistry, InvalidValue
+
+things = Table("things", MetaData(), Column("id", Text, primary_key=True), Column("n", Integer), Column("m", Integer))
+pairs = Table(
+    "pairs",
+    MetaData(),
+    Column("day", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("n", Integer, default=0),
+)
+
+
+class Happened(Event):
+    thing: str
+
+
+class HappenedOften(Happened):
+    times: int
+
+
+class Elsewhere(Event):
+    thing: str
+
+
+REGISTRY = EventRegistry([Happened, HappenedOften, Elsewhere])
+
+
+def flush(connection: Connection, changes: Changes) -> None:
+    for sql, rows in statements(changes, {things: things, pairs: pairs}, connection.dialect):
+        connection.exec_driver_sql(sql, rows)
+
+
+def database() -> Connection:
+    connection = create_engine("sqlite://").connect()
+    things.create(connection)
+    pairs.create(connection)
+    return connection
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["insert", "set", "add", "delete"]),
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(["n", "m"]),
+        st.integers(-5, 5),
+    ),
+    max_size=25,
+)
+
+
+@given(OPERATIONS, st.integers(1, 25))
+def test_merged_changes_do_what_the_same_changes_do_one_by_one(operations: list[Any], batch_size: int) -> None:
+    def run(size: int) -> list[Any]:
+        exists: set[str] = set()
+        with database() as connection:
+            for start in range(0, len(operations), size):
+                changes = Changes()
+                for verb, key, column, value in operations[start : start + size]:
+                    if verb == "insert" and key not in exists:
+                        changes.insert(things, id=key, **{column: value})
+                        exists.add(key)
+                    elif verb == "delete":
+                        changes.delete(things, key)
+                        exists.discard(key)
+                    elif verb in ("set", "add"):
+                        getattr(changes, verb)(things, key, **{column: value})
+                flush(connection, changes)
+            return [tuple(row) for row in connection.execute(select(things).order_by(things.c.id))]
+
+    assert run(batch_size) == run(1)
+
+
+def test_many_events_of_one_row_cost_one_row_of_one_statement() -> None:
+    changes = Changes()
+    for _ in range(1000):
+        changes.add(things, "a", n=1)
+    with database() as connection:
+        found = list(statements(changes, {things: things}, connection.dialect))
+    assert [rows for _, rows in found] == [[(1000, "a")]]
+
+
+def test_rows_are_changed_in_key_order() -> None:
+    changes = Changes()
+    for key in ("c", "a", "b"):
+        changes.add(things, key, n=1)
+    with database() as connection:
+        ((_, rows),) = statements(changes, {things: things}, connection.dialect)
+    assert [key for _, key in rows] == ["a", "b", "c"]
+
+
+def test_a_key_of_several_columns_is_a_tuple_and_defaults_fill_new_rows() -> None:
+    with database() as connection:
+        for amount in (1, 2):
+            changes = Changes()
+            if amount == 1:
+                changes.insert(pairs, day="mon", kind="x")
+            changes.add(pairs, ("mon", "x"), n=amount)
+            flush(connection, changes)
+        assert [tuple(row) for row in connection.execute(select(pairs))] == [("mon", "x", 3)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"n": 1}, "key column id"), ({"id": "a", "typo": 1}, "no column typo")],
+)
+def test_a_row_that_does_not_fit_its_table_is_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Changes().insert(things, **row)
+
+
+class TestProjection:
+    def test_methods_are_found_by_annotated_type_also_of_base_classes_and_unions(self) -> None:
+        class Everything(Projection):
+            tables = (things,)
+
+            def on_happened(self, event: Happened, changes: Changes) -> None:
+                changes.insert(things, id=event.thing)
+
+            def on_other(self, event: HappenedOften | Elsewhere, changes: Changes) -> None:
+                changes.add(things, event.thing, n=1)
+
+        assert set(Everything.event_methods()) == {Happened, HappenedOften, Elsewhere}
+        assert (Everything.name, Everything.version, Everything.subscriber()) == ("Everything", 1, "Everything@1")
+        assert [table.name for table in Everything.physical_tables().values()] == ["things_v1"]
+
+    def test_a_base_class_stands_for_all_event_types_derived_from_it(self) -> None:
+        class Base(Projection):
+            tables = (things,)
+
+            def on_happened(self, event: Happened, changes: Changes) -> None:
+                raise AssertionError
+
+        assert set(Folder(Base, REGISTRY)._methods) == {"Happened", "HappenedOften"}
+
+    def test_a_method_that_can_not_work_is_named_at_once(self) -> None:
+        class Twice(Projection):
+            tables = (things,)
+
+            def one(self, event: Happened, changes: Changes) -> None:
+                raise AssertionError
+
+            def two(self, event: Happened, changes: Changes) -> None:
+                raise AssertionError
+
+        class Lacking(Projection):
+            tables = (things,)
+
+            def one(self, event: Happened) -> None:
+                raise AssertionError
+
+        class Idle(Projection):
+            tables = (things,)
+
+        for projection, words in ((Twice, "leave one"), (Lacking, "and changes"), (Idle, "annotate")):
+            with pytest.raises(InvalidValue, match=words):
+                projection.event_methods()
+
+    def test_a_projection_without_tables_keys_or_version_is_refused(self) -> None:
+        keyless = Table("keyless", MetaData(), Column("n", Integer))
+        for attributes, keywords, words in (
+            ({}, {}, "name the tables"),
+            ({"tables": [keyless]}, {}, "primary key"),
+            ({"tables": [things]}, {"version": 0}, "from 1"),
+        ):
+            broken: Any = type("Broken", (Projection,), attributes, **keywords)
+            with pytest.raises(InvalidValue, match=words):
+                broken.event_methods()
+
+
+class TestColumns:
+    table = Table(
+        "values", MetaData(), Column("id", Integer, primary_key=True), Column("amount", Money), Column("at", Moment)
+    )
+
+    def kept(self, **row: Any) -> Any:
+        with create_engine("sqlite://").connect() as connection:
+            self.table.create(connection)
+            connection.execute(insert(self.table).values(id=1, **row))
+            return connection.execute(select(self.table)).one()
+
+    @pytest.mark.parametrize(
+        ("amount", "text"),
+        [("42", "42.00"), ("0.0001", "0.0001"), ("12.5", "12.50"), ("1.230", "1.23"), ("-3", "-3.00"), ("0", "0.00")],
+    )
+    def test_money_is_exact_with_two_decimals_or_more(self, amount: str, text: str) -> None:
+        assert str(self.kept(amount=Decimal(amount)).amount) == text
+
+    @pytest.mark.parametrize("amount", ["0.00001", "922337203685477.5808"])
+    def test_money_that_is_not_exact_in_the_column_is_refused(self, amount: str) -> None:
+        with pytest.raises(ValueError, match="decimals"):
+            Money().process_bind_param(Decimal(amount), create_engine("sqlite://").dialect)
+
+    def test_moments_come_back_in_utc(self) -> None:
+        moment = datetime(2026, 1, 1, 1, 0, 0, 7, tzinfo=timezone(timedelta(hours=2)))
+        kept = self.kept(at=moment).at
+        assert (kept, kept.tzinfo) == (moment, UTC)
+
+
+@pytest.mark.parametrize(
+    ("store", "read_models"),
+    [
+        ("sqlite:////data/shop.db", "/data/shop.read.db"),
+        ("sqlite:////data/shop", "/data/shop.read"),
+        ("memory://any", None),
+    ],
+)
+def test_read_models_are_beside_their_store(store: str, read_models: str | None) -> None:
+    assert database_url(store).database == read_models
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConsistencyTimeout("P", 1, 5, 2.0, 4, ""),
+        ProjectionFailed("P", "s-1", 1, "T", "why"),
+        RestoredBehind("P", 1, 5, "ends before it"),
+        ReadModelVersion("P", 1, 2),
+    ],
+)
+def test_errors_cross_processes_unchanged(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.args, str(copy), vars(copy)) == (type(error), error.args, str(error), vars(error))
+
+
+def test_a_database_without_read_models_yet_is_named_without_its_password() -> None:
+    with pytest.raises(InvalidValue, match="not on PostgreSQL yet") as caught:
+        database_url("postgresql://ada:secret@localhost/shop")
+    assert "secret" not in str(caught.value)

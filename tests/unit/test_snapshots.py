@@ -1,0 +1,359 @@
+"""State as JSON and back, the fingerprint of what folds it, and snapshots that are left alone."""
+
+from __future__ import annotations
+
+import textwrap
+import types
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import pytest
+import structlog
+from pydantic import BaseModel
+
+from actors import Aggregate
+from actors.customers import Customer, Order
+from actors.snapshots import Snapshots, StateCodec, due
+from store import Event, InvalidValue
+from store.records import Snapshot
+
+
+class Color(StrEnum):
+    RED = "Red"
+
+
+@dataclass
+class Line:
+    sku: str
+    price: Decimal
+
+
+class Address(BaseModel):
+    city: str
+    since: date
+
+
+class BasketFilled(Event):
+    basket_id: str
+
+
+class Basket(Aggregate):
+    amount: Decimal
+    at: datetime
+    color: Color
+    lines: list[Line]
+    prices: dict[str, Decimal]
+    by_number: dict[int, tuple[str, Decimal]]
+    seen: set[str]
+    address: Address | None
+    waits: timedelta
+    _private: frozenset[int]
+    unset: int
+    defaulted: int = 7
+
+    def on_filled(self, event: BasketFilled) -> None:
+        self.amount = Decimal("12.50")
+        self.at = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+        self.color = Color.RED
+        self.lines = [Line("a", Decimal("1.10")), Line("b", Decimal("0"))]
+        self.prices = {"a": Decimal("1.10"), "zoë": Decimal("NaN" if False else "2")}
+        self.by_number = {3: ("x", Decimal("3.0"))}
+        self.seen = {"p", "q"}
+        self.address = Address(city="Wien", since=date(2020, 2, 29))
+        self.waits = timedelta(seconds=1.5)
+        self._private = frozenset({1, 2})
+
+
+def filled(aggregate_class: type[Aggregate] = Basket) -> Any:
+    basket: Any = aggregate_class("b-1")
+    basket.raise_event(BasketFilled(basket_id="b-1"))
+    basket.mark_committed()
+    return basket
+
+
+def taken(snapshots: Snapshots, aggregate: Aggregate) -> Snapshot:
+    snapshot = snapshots.take(aggregate, 5)
+    assert snapshot is not None
+    return snapshot
+
+
+def test_state_of_many_types_comes_back_as_it_was() -> None:
+    basket, snapshots = filled(), Snapshots()
+    snapshot = taken(snapshots, basket)
+    assert (snapshot.stream, snapshot.version, snapshot.recorded_at) == ("basket-b-1", 1, 5)
+    again: Any = snapshots.restore([snapshot], {"basket-b-1": Basket})["basket-b-1"]
+    assert vars(again) == vars(basket)
+    assert type(again.color) is Color
+    assert str(again.amount) == "12.50"
+    assert not hasattr(again, "unset")
+    assert again.defaulted == 7
+    assert snapshots.counts._asdict() == {**Snapshots().counts._asdict(), "taken": 1, "used": 1}
+
+
+def test_the_shops_aggregates_can_be_encoded() -> None:
+    assert StateCodec(Customer).fingerprint != StateCodec(Order).fingerprint
+
+
+def test_a_snapshot_is_due_when_the_version_passes_a_multiple() -> None:
+    basket = filled()
+    cases = {(99, 100): True, (100, 101): False, (98, 103): True, (100, 300): True, (0, 99): False, (0, 100): True}
+    for (former, version), expected in cases.items():
+        basket.version = version
+        assert due(basket, former) is expected, (former, version)
+
+
+@pytest.mark.parametrize("never", [None, 0])
+def test_a_class_may_have_no_snapshots(never: int | None) -> None:
+    class Silent(Aggregate, snapshot_every=never):
+        def on_filled(self, event: BasketFilled) -> None: ...
+
+    silent = Silent("s-1")
+    silent.version = 100
+    assert not due(silent, 0)
+    assert Snapshots().wanted({"silent-s-1": Silent, "basket-b-1": Basket}) == ["basket-b-1"]
+
+
+@pytest.mark.parametrize("wrong", [-1, True, 1.5, "100"])
+def test_a_number_that_counts_no_events_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidValue, match="snapshot_every"):
+        type("Wrong", (Aggregate,), {}, snapshot_every=wrong)
+
+
+class Unannotated(Aggregate, category="unannotated"):
+    def on_filled(self, event: BasketFilled) -> None:
+        self.total = 1
+
+
+class LooselyAnnotated(Aggregate):
+    things: dict[str, Any]
+
+    def on_filled(self, event: BasketFilled) -> None:
+        self.things = {"price": Decimal("1")}
+
+
+class WronglyAnnotated(Aggregate):
+    name: str
+
+    def on_filled(self, event: BasketFilled) -> None:
+        self.name = Color.RED
+
+
+class OtherDict(Aggregate):
+    counts: dict[str, int]
+
+    def on_filled(self, event: BasketFilled) -> None:
+        self.counts = defaultdict(int, a=1)
+
+
+class Unserializable(Aggregate):
+    lock: object
+
+    def on_filled(self, event: BasketFilled) -> None:
+        self.lock = object()
+
+
+class Slotted(Aggregate):
+    __slots__ = ("amount",)
+    amount: int
+
+    def on_filled(self, event: BasketFilled) -> None:
+        self.amount = 1
+
+
+@pytest.mark.parametrize(
+    ("aggregate_class", "said"),
+    [
+        (Unannotated, "total"),
+        (LooselyAnnotated, "things.price"),
+        (WronglyAnnotated, "name"),
+        (OtherDict, "counts"),
+        (Unserializable, "object"),
+        (Slotted, "__slots__"),
+    ],
+)
+def test_a_class_that_json_can_not_carry_gets_none_and_says_so_once(
+    aggregate_class: type[Aggregate], said: str
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        assert Snapshots().take(filled(aggregate_class), 5) is None
+        assert Snapshots().take(filled(aggregate_class), 5) is None
+    (line,) = logs
+    assert line["aggregate"] == aggregate_class.__name__
+    assert said in line["reason"]
+    assert Snapshots().wanted({"x-1": aggregate_class}) == []
+
+
+DAMAGES = {
+    "not JSON": "{",
+    "no object": "null",
+    "nothing in it": "{}",
+    "a wrong type": '{"version":1,"partition_key":"b-1","state":{"amount":[]}}',
+    "a field too many": '{"version":1,"partition_key":"b-1","state":{"other":1}}',
+    "another version": '{"version":2,"partition_key":"b-1","state":{}}',
+    "no UTF-8": '{"version":1,"partition_key":"\\xff","state":{}}',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_left_alone_with_a_warning_and_a_count(damage: str) -> None:
+    snapshots = Snapshots()
+    snapshot = taken(snapshots, filled())._replace(data=DAMAGES[damage])
+    with structlog.testing.capture_logs() as logs:
+        assert snapshots.restore([snapshot], {"basket-b-1": Basket}) == {}
+    assert [line["stream"] for line in logs] == ["basket-b-1"]
+    assert (snapshots.counts.ignored_damaged, snapshots.counts.used) == (1, 0)
+
+
+def test_one_of_other_code_is_left_alone_without_a_look_at_its_data() -> None:
+    snapshots = Snapshots()
+    snapshot = taken(snapshots, filled())._replace(fingerprint="of other code", data="{")
+    with structlog.testing.capture_logs() as logs:
+        assert snapshots.restore([snapshot], {"basket-b-1": Basket}) == {}
+    assert logs == []
+    assert (snapshots.counts.ignored_fingerprint, snapshots.counts.ignored_damaged) == (1, 0)
+
+
+SOURCE = '''
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from functools import partial
+from actors import Aggregate, Command, DomainError
+from store import Event, Upcaster
+
+RATE = Decimal("1.1")
+BONUS = {"a": 1}
+KNOWN = frozenset({"a", "b", "c"})
+
+class Kind(StrEnum):
+    A = "A"
+
+@dataclass
+class Line:
+    sku: str
+    price: Decimal = Decimal("0")
+
+    def taxed(self):
+        return self.price * RATE
+
+def step(data):
+    return {**data, "kind": "A"}
+
+def helped(value):
+    return deeper(value)
+
+def deeper(value):
+    return value + 1
+
+def unused(value):
+    return value
+
+class Fill(Command):
+    shelf_id: str
+
+class Filled(Event, event_type="Filled", schema_version=2, upcasters=[Upcaster(1, 2, step)]):
+    shelf_id: str
+    count: int = 1
+    kind: Kind = Kind.A
+
+class Shelf(Aggregate):
+    lines: list[Line]
+    count: int = 0
+
+    def fill(self, command: Fill) -> None:
+        self.raise_event(Filled(shelf_id=self.aggregate_id))
+
+    def on_filled(self, event: Filled) -> None:
+        """Documented."""
+        self.count = helped(event.count) + BONUS["a"]
+        if event.kind in KNOWN:
+            self.lines = [Line("x").taxed() for _ in range(3)]
+        self.note()
+
+    def note(self) -> None:
+        self.count += 5
+'''
+
+
+def fingerprint(source: str) -> str:
+    module = types.ModuleType("shelves.model")
+    import sys
+
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(textwrap.dedent(source), "shelves", "exec", dont_inherit=True), vars(module))
+        return StateCodec(module.Shelf).fingerprint
+    finally:
+        del sys.modules[module.__name__]
+
+
+CHANGES = {
+    "an event method": ("helped(event.count) +", "helped(event.count) -"),
+    "a function that it calls": ("return deeper(value)", "return 2 * deeper(value)"),
+    "a function that that one calls": ("return value + 1", "return value + 2"),
+    "a method that it calls": ("self.count += 5", "self.count += 6"),
+    "a class that it uses": ("self.price * RATE", "self.price + RATE"),
+    "a default of that class": ('price: Decimal = Decimal("0")', 'price: Decimal = Decimal("1")'),
+    "a constant": ('RATE = Decimal("1.1")', 'RATE = Decimal("1.2")'),
+    "a table": ('{"a": 1}', '{"a": 2}'),
+    "a set": ('"b", "c"', '"b", "d"'),
+    "a constant in a comprehension": ('Line("x")', 'Line("y")'),
+    "the state's shape": ("lines: list[Line]", "lines: tuple[Line, ...]"),
+    "a default of the state": ("count: int = 0", "count: int = 1"),
+    "an event's stored name": ('event_type="Filled"', 'event_type="Refilled"'),
+    "an event's default": ("count: int = 1", "count: int = 2"),
+    "an upcaster": ('"kind": "A"', '"kind": "B"'),
+    "an enum's member": ('A = "A"', 'A = "AA"'),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_what_folds_changes_the_fingerprint(change: str) -> None:
+    old, new = CHANGES[change]
+    assert old in SOURCE
+    assert fingerprint(SOURCE.replace(old, new, 1)) != fingerprint(SOURCE)
+
+
+NO_CHANGES = {
+    "nothing": ("", ""),
+    "a docstring": ("Documented.", "Documented well."),
+    "a comment": ("self.note()", "self.note()  # why"),
+    "lines above": ("RATE =", "\n\nRATE ="),
+    "code that nothing uses": ("return value\n", "return 2 * value\n"),
+    "how commands are decided": ("self.raise_event(Filled", "assert command; self.raise_event(Filled"),
+}
+
+
+@pytest.mark.parametrize("change", NO_CHANGES)
+def test_a_change_of_something_else_does_not(change: str) -> None:
+    old, new = NO_CHANGES[change]
+    assert old in SOURCE
+    assert fingerprint(SOURCE.replace(old, new, 1)) == fingerprint(SOURCE)
+
+
+def test_every_process_has_the_same_fingerprint() -> None:
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    program = (
+        "from tests.unit.test_snapshots import *; print(fingerprint(SOURCE), StateCodec(Customer).fingerprint,"
+        " StateCodec(Basket).fingerprint)"
+    )
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(answers) == 1
+    assert answers.pop().split()[1] == StateCodec(Customer).fingerprint

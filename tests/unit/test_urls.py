@@ -1,0 +1,46 @@
+"""Store URLs: what they name, and what of them may be shown."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.urls import parsed_url, shown_url
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "path"),
+    [
+        ("memory://", "memory", ""),
+        ("memory://shop", "memory", "shop"),
+        ("sqlite:///shop.db", "sqlite", "shop.db"),
+        ("sqlite:////var/shop.db", "sqlite", "/var/shop.db"),
+        ("postgresql://ada@host/shop", "postgresql", "shop"),
+        ("postgresql://ada:pw@host:5433/shop?sslmode=require", "postgresql", "shop"),
+        ("postgresql:///shop?host=/run/postgresql", "postgresql", "shop"),
+    ],
+)
+def test_a_url_names_a_backend_and_a_place(url: str, scheme: str, path: str) -> None:
+    assert parsed_url(url) == (scheme, path)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada@host/shop", "postgresql://ada@host/shop"),
+        ("postgresql://ada:pw@host/shop", "postgresql://ada:***@host/shop"),
+        ("postgresql://ada:p@w/x:y@host:5433/shop", "postgresql://ada:***@host:5433/shop"),
+        ("postgresql://host:5433/shop", "postgresql://host:5433/shop"),
+        ("postgresql:///shop?user=ada&password=pw&host=h", "postgresql:///shop?user=ada&password=***&host=h"),
+        ("postgresql:///shop?sslpassword=pw", "postgresql:///shop?sslpassword=***"),
+        ("sqlite:////var/shop.db", "sqlite:////var/shop.db"),
+    ],
+)
+def test_a_password_is_not_shown(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+
+
+@given(st.text(min_size=1).map(lambda text: f"<{text}>"))
+def test_no_password_survives(password: str) -> None:
+    assert password not in shown_url(f"postgresql://ada:{password}@host/shop")
