@@ -5,6 +5,7 @@ Not here: commands, which the hosts decide on; what a script saves passes by the
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from itertools import takewhile
 from types import TracebackType
@@ -18,7 +19,7 @@ from store.codec import EventRegistry
 from store.errors import InvalidValue
 from store.identity import checked_id
 from store.ports import EventReader, EventStore
-from store.records import micros
+from store.records import EventRecord, micros
 from store.writing import OfflineWriter
 
 PAGE_SIZE = 1_000
@@ -99,13 +100,8 @@ async def load_aggregate(
     by then. Raises InvalidValue for a version that isn't there yet, and for an `as_of` without a time zone;
     UnknownEventType, UndecodableEvent and ApplyFailed where the code can't fold what is stored.
     """
-    if version is not None and as_of is not None:
-        raise InvalidValue("as_of", as_of.isoformat(), "give a version or a time, not both")
-    if version is not None and version < 0:
-        raise InvalidValue("version", str(version), "give 0 or more")
-    if as_of is not None and as_of.utcoffset() is None:
-        raise InvalidValue("as_of", as_of.isoformat(), "give it a time zone, for example datetime.now(UTC)")
-    aggregate = aggregate_class(checked_id(aggregate_class.id_field, aggregate_id))
+    check_moment(aggregate_class, aggregate_id, version, as_of)
+    aggregate = aggregate_class(aggregate_id)
     if as_of is None:
         aggregate = await _restored(store, aggregate, version)
     return await fold_on(store, events, aggregate, version, None if as_of is None else micros(as_of))
@@ -122,18 +118,43 @@ async def fold_on(
 
     Returns the aggregate. Raises what `load_aggregate` does.
     """
-    limit = PAGE_SIZE
-    while version is None or aggregate.version < version:
-        if version is not None:
-            limit = min(PAGE_SIZE, version - aggregate.version)
-        page = await store.read_stream(aggregate.stream, aggregate.version, limit)
-        history = page if until is None else list(takewhile(lambda record: record.recorded_at <= until, page))
+    async for history in pages(store, aggregate.stream, aggregate.version, version, until):
         aggregate.load_from_history(events.decode_many(history))
+    return aggregate
+
+
+async def pages(
+    store: EventReader, stream: str, after: int, version: int | None, until: int | None
+) -> AsyncIterator[list[EventRecord]]:
+    """Yield a stream's events after a version, up to one version, or recorded until a time in us; a page at a time.
+
+    Raises InvalidValue, after the last page, where the stream has not come to that version.
+    """
+    limit = PAGE_SIZE
+    while version is None or after < version:
+        if version is not None:
+            limit = min(PAGE_SIZE, version - after)
+        page = await store.read_stream(stream, after, limit)
+        history = page if until is None else list(takewhile(lambda record: record.recorded_at <= until, page))
+        yield history
+        after += len(history)
         if len(history) < limit:
             break
-    if version is not None and aggregate.version < version:
-        raise InvalidValue("version", str(version), f"{shown(aggregate.stream)} has {aggregate.version} so far")
-    return aggregate
+    if version is not None and after < version:
+        raise InvalidValue("version", str(version), f"{shown(stream)} has {after} so far")
+
+
+def check_moment(
+    aggregate_class: type[Aggregate], aggregate_id: str, version: int | None, as_of: datetime | None
+) -> None:
+    """Raise InvalidValue unless this can be an id, and at most one of the two says until when."""
+    if version is not None and as_of is not None:
+        raise InvalidValue("as_of", as_of.isoformat(), "give a version or a time, not both")
+    if version is not None and version < 0:
+        raise InvalidValue("version", str(version), "give 0 or more")
+    if as_of is not None and as_of.utcoffset() is None:
+        raise InvalidValue("as_of", as_of.isoformat(), "give it a time zone, for example datetime.now(UTC)")
+    checked_id(aggregate_class.id_field, aggregate_id)
 
 
 async def _restored(store: EventReader, new: SomeAggregate, version: int | None) -> SomeAggregate:

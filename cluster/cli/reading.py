@@ -7,29 +7,35 @@ from __future__ import annotations
 
 import json as jsonlib
 import uuid
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from actors.aggregate import Aggregate
 from actors.commands import shown
+from actors.history import EventChanges, FieldChange, changes_of
 from actors.repository import load_aggregate
 from cluster.application import application_of
-from cluster.cli.console import complain, print_json
+from cluster.cli.console import cell, complain, print_json
 from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from store.errors import InvalidValue
 from store.opening import open_store
 from store.records import EventRecord, moment
+from store.urls import shown_url
+
+Result = TypeVar("Result")
+Reading = Callable[..., Awaitable[Result]]
 
 PAGE_SIZE = 1_000
 """Events read at once."""
 
 Stream = Annotated[str, typer.Argument(help="category-id, as in customer-00004.")]
+Diff = Annotated[bool, typer.Option("--diff", help="What each event up to then changed.")]
 Version = Annotated[
     int | None, typer.Option("--version", min=1, help="As it was at this version: 1 is the first event.")
 ]
@@ -51,25 +57,46 @@ def events(stream: Stream, store: Store, json: Json = False) -> None:
     elif records:
         Console().print(_event_table(stream, records))
     if not records:
-        _nothing(f"{stream} has no events in {store}")
+        _no_events(stream, store)
 
 
 def show(
-    stream: Stream, store: Store, version: Version = None, as_of: AsOf = None, app: App = None, json: Json = False
+    stream: Stream,
+    store: Store,
+    version: Version = None,
+    as_of: AsOf = None,
+    diff: Diff = False,
+    app: App = None,
+    json: Json = False,
 ) -> None:
-    """Print the state of an aggregate, folded from its events: now, at a version, or at a time."""
+    """Print the state of an aggregate, folded from its events: now, at a version, or at a time.
+
+    With --diff, print what each event up to then changed in it.
+    """
     if version is not None and as_of is not None:
         raise typer.BadParameter("give --version or --as-of, not both")
     if as_of is not None and as_of.tzinfo is None:
         as_of = as_of.replace(tzinfo=UTC)
-    aggregate = run(_fold(store, stream, app, version, as_of))
+    if diff:
+        _show_changes(stream, store, run(_on_stream(changes_of, store, stream, app, version, as_of)), as_of, json)
+        return
+    aggregate = run(_on_stream(load_aggregate, store, stream, app, version, as_of))
     state = {name: value for name, value in vars(aggregate).items() if not name.startswith("_")}
     if json:
         print_json({"stream": stream, **state} if aggregate.version else None)
     elif aggregate.version:
         Console().print(_field_table(f"{stream} at version {aggregate.version}", state))
     if not aggregate.version:
-        _nothing(f"{stream} has no events in {store}{' by then' if as_of else ''}")
+        _no_events(stream, store, as_of)
+
+
+def _show_changes(stream: str, store: str, told: list[EventChanges], as_of: datetime | None, json: bool) -> None:
+    if json:
+        print_json([_changes_json(event) for event in told])
+    elif told:
+        Console().print(_changes_table(stream, told))
+    if not told:
+        _no_events(stream, store, as_of)
 
 
 def query(
@@ -86,7 +113,7 @@ def query(
     elif row is not None:
         Console().print(_field_table(f"{projection} {key}", row))
     if row is None:
-        _nothing(f"{projection} has no row {key} in {store}")
+        _nothing(f"{projection} has no row {key} in {shown_url(store)}")
 
 
 async def _read_stream(url: str, stream: str) -> list[EventRecord]:
@@ -100,15 +127,16 @@ async def _read_stream(url: str, stream: str) -> list[EventRecord]:
         await reader.close()
 
 
-async def _fold(url: str, stream: str, app: str | None, version: int | None, as_of: datetime | None) -> Aggregate:
+async def _on_stream(
+    reading: Reading[Result], url: str, stream: str, app: str | None, version: int | None, as_of: datetime | None
+) -> Result:
+    """Open the store and read of one stream what `reading` makes of it."""
     application = application_of(app)
     aggregate_class = application.registry.aggregate_of(stream)
     aggregate_id = stream.partition("-")[2]
     reader = await open_store(url, create=False)
     try:
-        return await load_aggregate(
-            reader, application.registry.events, aggregate_class, aggregate_id, version=version, as_of=as_of
-        )
+        return await reading(reader, application.registry.events, aggregate_class, aggregate_id, version, as_of)
     finally:
         await reader.close()
 
@@ -133,7 +161,11 @@ def _typed_key(projection: type[Projection], key: str) -> str | int:
         raise InvalidValue("key", shown(key), f"{projection.name} has whole numbers for keys") from error
 
 
-def _nothing(message: str) -> None:
+def _no_events(stream: str, store: str, as_of: datetime | None = None) -> NoReturn:
+    _nothing(f"{stream} has no events in {shown_url(store)}{' by then' if as_of else ''}")
+
+
+def _nothing(message: str) -> NoReturn:
     complain(f"eventray: {message}")
     raise typer.Exit(EXIT_FAILED)
 
@@ -171,12 +203,46 @@ def _event_table(stream: str, records: list[EventRecord]) -> Table:
         occurred_at = _occurred_at(record, jsonlib.loads(record.metadata or "{}"))
         data = jsonlib.loads(record.data)
         fields = ", ".join(f"{name}={value}" for name, value in data.items()) if isinstance(data, dict) else str(data)
-        table.add_row(str(record.version), record.type, f"{occurred_at:%Y-%m-%d %H:%M:%S}", fields)
+        table.add_row(str(record.version), record.type, f"{occurred_at:%Y-%m-%d %H:%M:%S}", cell(fields))
     return table
+
+
+def _changes_json(event: EventChanges) -> dict[str, Any]:
+    changed = {
+        change.field: ({"from": change.before} if change.was_there else {})
+        | ({"to": change.after} if change.is_there else {})
+        for change in event.changes
+    }
+    return {
+        "version": event.version,
+        "event_type": event.event_type,
+        "occurred_at": event.occurred_at,
+        "changed": changed,
+    }
+
+
+def _changes_table(stream: str, told: list[EventChanges]) -> Table:
+    table = Table(title=stream, title_justify="left")
+    table.add_column("version", justify="right")
+    table.add_column("event")
+    table.add_column("occurred at", no_wrap=True)
+    table.add_column("changed", overflow="fold")
+    for event in told:
+        changes = "\n".join(map(_change_text, event.changes)) or "nothing"
+        table.add_row(str(event.version), event.event_type, f"{event.occurred_at:%Y-%m-%d %H:%M:%S}", cell(changes))
+    return table
+
+
+def _change_text(change: FieldChange) -> str:
+    if not change.was_there:
+        return f"+ {change.field} = {change.after}"
+    if not change.is_there:
+        return f"- {change.field} (was {change.before})"
+    return f"{change.field}: {change.before} -> {change.after}"
 
 
 def _field_table(title: str, fields: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in fields.items():
-        table.add_row(name, str(value))
+        table.add_row(name, cell(str(value)))
     return table

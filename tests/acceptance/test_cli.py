@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors.customers import CreateCustomer, PromoteToVip
 from cluster.testing import InProcessRuntime
 from tests.acceptance.commandline import ROOT, Done, all_events, eventray, in_process
 
@@ -202,6 +203,37 @@ def test_show_prints_the_state_now_at_a_version_and_at_a_time(shop: Path) -> Non
     assert shown("--as-of", "1996-01-01").exit_code == 1
 
 
+def test_show_diff_prints_what_each_event_changed(shop: Path) -> None:
+    def shown(*options: str) -> Any:
+        return in_process(shop, "show", "customer-c-1", "--diff", *STORE, *options)
+
+    created, promoted, moved = shown("--json").json
+    assert (created["version"], created["event_type"]) == (1, "CustomerCreated")
+    assert created["changed"]["name"] == {"to": "Ada"}
+    assert promoted["changed"] == {"type": {"from": "Regular", "to": "Vip"}}
+    assert moved["changed"] == {"email": {"from": "ada@example.com", "to": "ada@example.org"}}
+    assert shown("--json", "--version", "2").json == [created, promoted]
+    assert shown("--json", "--as-of", "2100-01-01").json == [created, promoted, moved]
+    page = shown()
+    assert page.exit_code == 0
+    assert "type: Regular -> Vip" in page.out
+    assert (shown("--as-of", "1996-01-01").exit_code, shown("--version", "4").exit_code) == (1, 1)
+
+
+def test_what_users_wrote_is_printed_as_it_is(tmp_path: Path) -> None:
+    async def fill() -> None:
+        async with InProcessRuntime.open(f"sqlite:///{tmp_path / 'x.db'}") as runtime:
+            await runtime.submit(CreateCustomer(customer_id="c-1", name="[/red]", email="ada@example.com"))
+            await runtime.submit(PromoteToVip(customer_id="c-1", reason="\x1b[31m"))
+
+    asyncio.run(fill())
+    events = in_process(tmp_path, "events", "customer-c-1", *STORE)
+    assert "[/red]" in events.out
+    assert "\\x1b[31m" in events.out
+    for options in ([], ["--diff"]):
+        assert "[/red]" in in_process(tmp_path, "show", "customer-c-1", *STORE, *options).out
+
+
 def test_query_prints_a_row(shop: Path) -> None:
     row = in_process(shop, "query", "CustomerProjection", "c-1", *STORE, "--json").json
     assert (row["type"], row["total_orders"], row["total_spent"]) == ("Vip", 1, "42.00")
@@ -214,6 +246,7 @@ def test_query_prints_a_row(shop: Path) -> None:
     [
         ["events", "customer-nobody"],
         ["show", "customer-nobody"],
+        ["show", "customer-nobody", "--diff"],
         ["show", "nothing-1"],
         ["query", "CustomerProjection", "nobody"],
         ["query", "CustomerProjektion", "c-1"],
