@@ -27,7 +27,7 @@ from cluster.ray_edge import own_error, reason_of
 from cluster.settings import Settings
 from cluster.supervision import ProcessLost
 from projections.host import ProjectionHost, ProjectionPlan
-from projections.subscriber import RunnerLimits
+from projections.subscriber import SubscriberLimits
 from store.errors import EventrayError, StoreHeld, Superseded
 from store.opening import open_store
 
@@ -223,7 +223,7 @@ def _make_projection_host(plan: RuntimePlan, shards: int, name: str) -> Any:
         projections=plan.application.projections,
         events=tuple(plan.application.registry.events.types.values()),
         shards=shards,
-        limits=RunnerLimits(),
+        limits=SubscriberLimits(),
     )
     return _make(ProjectionHost, plan, name, projection_plan)
 

@@ -21,8 +21,9 @@ from cluster.runtime import Opening
 from cluster.settings import Settings, read_settings
 from cluster.supervision import ProcessLost
 from cluster.transport import HostGone
+from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
-from projections.subscriber import ProjectionRunner
+from projections.subscriber import Subscriber
 from store.errors import InvalidValue
 from store.identity import uuid7
 from store.opening import open_store
@@ -131,31 +132,31 @@ class LocalHosts:
 
 
 class LocalFollowers:
-    """The projections' runners in this process; see `Processes` and `Followers`."""
+    """The projections' subscribers in this process; see `Processes` and `Followers`."""
 
     def __init__(self, store: EventStore, read_models: ReadModels, application: Application) -> None:
-        self._runners = {
-            projection.name: ProjectionRunner(
-                store, read_models, projection, application.registry.events, range(store.shards)
+        self._subscribers = {
+            projection.name: Subscriber(
+                store, ProjectionSink(read_models, projection, application.registry.events), range(store.shards)
             )
             for projection in application.projections
         }
         self._tasks: list[asyncio.Task[None]] = []
 
     def push(self, records: list[EventRecord]) -> None:
-        for runner in self._runners.values():
-            runner.push(records)
+        for subscriber in self._subscribers.values():
+            subscriber.push(records)
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
-        await self._runners[projection].wait_for(shard, position, timeout_s)
+        await self._subscribers[projection].wait_for(shard, position, timeout_s)
 
     async def start(self, name: str) -> None:
-        """There is one set of runners; it begins when opened."""
+        """There is one set of subscribers; it begins when opened."""
 
     async def open(self, name: str) -> None:
-        for runner in self._runners.values():
-            await runner.start()
-            self._tasks.append(asyncio.create_task(runner.run()))
+        for subscriber in self._subscribers.values():
+            await subscriber.start()
+            self._tasks.append(asyncio.create_task(subscriber.run()))
 
     async def health(self, name: str) -> HostHealth | None:
         return None
@@ -165,8 +166,8 @@ class LocalFollowers:
         return f"{name} does not end by itself"
 
     async def stop(self, name: str) -> None:
-        for runner in self._runners.values():
-            runner.stop()
+        for subscriber in self._subscribers.values():
+            subscriber.stop()
         await asyncio.gather(*self._tasks)
 
     async def kill(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The Ray actor that follows the log for all projections: a thin shell around `ProjectionRunner` (`subscriber.py`).
+"""The Ray actor that follows the log for all projections: a thin shell around `Subscriber` (`subscriber.py`).
 
 It opens nothing when it is made, so that a store that is away can't kill it for good. Not here: who makes it and who
 tells the hosts to push to it (the coordinator).
@@ -17,8 +17,9 @@ import structlog
 
 from projections.errors import NotFollowed
 from projections.projection import Projection
+from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
-from projections.subscriber import Lag, ProjectionRunner, RunnerLimits
+from projections.subscriber import Lag, Subscriber, SubscriberLimits
 from store.codec import EventRegistry
 from store.events import Event
 from store.opening import open_store
@@ -41,7 +42,7 @@ class ProjectionPlan:
     """The application's event types."""
     shards: int
     """For its title only; the store knows."""
-    limits: RunnerLimits
+    limits: SubscriberLimits
 
     @property
     def title(self) -> str:
@@ -66,7 +67,7 @@ class ProjectionHost:
         self._title = plan.title
         self._store: EventStore | None = None
         self._read_models: ReadModels | None = None
-        self._runners: dict[str, ProjectionRunner] = {}
+        self._subscribers: dict[str, Subscriber] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -83,46 +84,48 @@ class ProjectionHost:
         read_models = ReadModels(self._plan.store_url)
         events = EventRegistry(self._plan.events)
         shards, limits = range(store.shards), self._plan.limits
-        runners = {
-            projection.name: ProjectionRunner(store, read_models, projection, events, shards, limits=limits)
+        subscribers = {
+            projection.name: Subscriber(store, ProjectionSink(read_models, projection, events), shards, limits=limits)
             for projection in self._plan.projections
         }
         try:
-            for runner in runners.values():
-                await runner.start()
+            for subscriber in subscribers.values():
+                await subscriber.start()
         except BaseException:
             await read_models.close()
             await store.close()
             raise
-        self._store, self._read_models, self._runners = store, read_models, runners
+        self._store, self._read_models, self._subscribers = store, read_models, subscribers
         gc.set_threshold(*GC_THRESHOLDS)
-        self._tasks = {name: asyncio.create_task(runner.run(), name=name) for name, runner in runners.items()}
+        self._tasks = {
+            name: asyncio.create_task(subscriber.run(), name=name) for name, subscriber in subscribers.items()
+        }
         for task in self._tasks.values():
             task.add_done_callback(_log_end)
 
     async def push(self, blob: bytes) -> None:
         """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
         records = [EventRecord._make(fields) for fields in msgpack.unpackb(blob)]
-        for runner in self._runners.values():
-            runner.push(records)
+        for subscriber in self._subscribers.values():
+            subscriber.push(records)
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
         """Return once the read model holds the shard's events up to `position`.
 
         Raises ConsistencyTimeout past `timeout_s`, NotFollowed for a projection or shard that isn't followed here.
         """
-        runner = self._runners.get(projection)
-        if runner is None:
+        subscriber = self._subscribers.get(projection)
+        if subscriber is None:
             raise NotFollowed(projection, shard)
-        await runner.wait_for(shard, position, timeout_s)
+        await subscriber.wait_for(shard, position, timeout_s)
 
     @ray.method(concurrency_group="health")
     async def health(self) -> ProjectionHealth:
         """Say how it is, also while its event loop is blocked. Raises RuntimeError where a projection has ended."""
         for name, task in dict(self._tasks).items():
             if task.done():
-                raise RuntimeError(f"{name}: {self._runners[name].lag().failure or 'it has been stopped'}")
-        return ProjectionHealth([runner.lag() for runner in dict(self._runners).values()])
+                raise RuntimeError(f"{name}: {self._subscribers[name].lag().failure or 'it has been stopped'}")
+        return ProjectionHealth([subscriber.lag() for subscriber in dict(self._subscribers).values()])
 
     async def ended(self) -> None:
         """Never return: whoever waits for it learns at once that the process is gone."""
@@ -130,8 +133,8 @@ class ProjectionHost:
 
     async def stop(self) -> None:
         """Finish the steps under way, then let go of the store and the read models."""
-        for runner in self._runners.values():
-            runner.stop()
+        for subscriber in self._subscribers.values():
+            subscriber.stop()
         tasks, self._tasks = self._tasks, {}
         if tasks:
             await asyncio.wait(tasks.values())

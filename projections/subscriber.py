@@ -1,30 +1,31 @@
-"""Following the log into a read model: pushed records for latency, the store for the truth.
+"""Following the log: pushed records for latency, the store for the truth.
 
-A `ProjectionRunner` follows some shards for one projection. It knows no Ray: `host.py` runs it in an actor, tests call
-`step()`. Not here: SQL (`read_models.py`), what a projection makes of an event (`folding.py`).
+A `Subscriber` follows some shards for one sink, which does something with the events and keeps how far it is. It knows
+no Ray: `host.py` runs it in an actor, tests call `step()`. Not here: what sinks do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from projections.errors import ConsistencyTimeout, NotFollowed, ProjectionFailed, ReadModelRejected, RestoredBehind
-from projections.folding import Folder
-from projections.projection import Projection
-from projections.read_models import Advance, Checkpoint, ReadModels
-from store.codec import EventRegistry
+from projections.errors import ConsistencyTimeout, NotFollowed, RestoredBehind
+from projections.read_models import Checkpoint
+from projections.sink import Sink
 from store.errors import EventrayError
 from store.ports import EventReader
 from store.records import EventRecord
 
+Start = Literal["beginning", "now"]
+"""Where a subscriber begins that has no checkpoint yet: at the log's beginning, or behind all that is in it."""
+
 
 @dataclass(frozen=True)
-class RunnerLimits:
-    """Bounds of one runner."""
+class SubscriberLimits:
+    """Bounds of one subscriber."""
 
     batch_size_max: int = 5_000
     """Events applied in one transaction."""
@@ -43,20 +44,20 @@ class Progress(NamedTuple):
     """What one step did."""
 
     applied: int
-    """Events by which checkpoints moved, those of types that the projection doesn't handle too."""
+    """Events by which checkpoints moved, those of types that the sink doesn't want too."""
     more: bool
     """There is more to do at once."""
 
 
 class Lag(NamedTuple):
-    """How far a projection is behind the log, and why."""
+    """How far a subscriber is behind the log, and why."""
 
     subscriber: str
     shards: int
     applied: int
-    """Events since this runner started."""
+    """Events since it was started here."""
     behind: int
-    """Events in the log and not in the read model, as of `heads_age_s` ago."""
+    """Events in the log that it has not taken, as of `heads_age_s` ago."""
     heads_age_s: float
     """Since the heads were last read from the store. Where it grows, `behind` says nothing."""
     blocked: dict[int, str]
@@ -74,33 +75,31 @@ class Trouble:
     retry_at: float
 
     @classmethod
-    def after(cls, earlier: Trouble | None, error: EventrayError, now: float, limits: RunnerLimits) -> Trouble:
+    def after(cls, earlier: Trouble | None, error: EventrayError, now: float, limits: SubscriberLimits) -> Trouble:
         """The next trouble, tried again after twice the time."""
         attempts = earlier.attempts + 1 if earlier else 1
         delay_s: float = min(limits.retry_max_s, limits.retry_first_s * 2 ** min(attempts - 1, 20))
         return cls(str(error), attempts, now + delay_s)
 
 
-class ProjectionRunner:
-    """One projection, following some shards. It belongs to one event loop; `lag` may be called from any thread."""
+class Subscriber:
+    """A sink, fed with some shards. It belongs to one event loop; `lag` may be called from any thread."""
 
     def __init__(
         self,
         store: EventReader,
-        read_models: ReadModels,
-        projection: type[Projection],
-        events: EventRegistry,
+        sink: Sink,
         shards: Iterable[int],
         *,
-        limits: RunnerLimits | None = None,
+        start: Start = "beginning",
+        limits: SubscriberLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises InvalidValue where the projection's methods are none (see `Projection.event_methods`)."""
-        self.projection = projection
-        self._store, self._read_models, self._clock = store, read_models, clock
-        self._folder = Folder(projection, events)
+        self.sink = sink
+        self._store, self._clock = store, clock
         self._shards = sorted(set(shards))
-        self._limits = limits or RunnerLimits()
+        self._begin = start
+        self._limits = limits or SubscriberLimits()
         self._checkpoints: dict[int, int] = {}
         self._next: dict[int, int] = {}
         """The position each shard's next record must have; between checkpoint and here is what is queued."""
@@ -139,12 +138,12 @@ class ProjectionRunner:
         self._wake.set()
 
     async def wait_for(self, shard: int, position: int, timeout_s: float) -> None:
-        """Return once the read model holds the shard's events up to `position`.
+        """Return once the shard's events up to `position` are taken.
 
         Raises ConsistencyTimeout past `timeout_s`, NotFollowed for a shard that isn't followed here.
         """
         if shard not in self._checkpoints:
-            raise NotFollowed(self.projection.name, shard)
+            raise NotFollowed(self.sink.name, shard)
         if self._checkpoints[shard] >= position:
             return
         if self._next[shard] <= position:
@@ -157,15 +156,15 @@ class ProjectionRunner:
                 await waiter[1]
         except TimeoutError as error:
             reached, reason = self._checkpoints[shard], self._reason(shard)
-            raise ConsistencyTimeout(self.projection.name, shard, position, timeout_s, reached, reason) from error
+            raise ConsistencyTimeout(self.sink.name, shard, position, timeout_s, reached, reason) from error
         finally:
             self._waiters[shard].remove(waiter)
 
     def lag(self) -> Lag:
-        """Return how far behind this runner is and what keeps it."""
+        """Return how far behind it is and what keeps it."""
         checkpoints, heads = dict(self._checkpoints), dict(self._heads)
         return Lag(
-            subscriber=self.projection.subscriber(),
+            subscriber=self.sink.subscriber,
             shards=len(self._shards),
             applied=self._applied,
             behind=sum(max(0, heads.get(shard, 0) - position) for shard, position in checkpoints.items()),
@@ -177,15 +176,17 @@ class ProjectionRunner:
     # Running
 
     async def start(self) -> None:
-        """Make the read model where it is missing, and find where to go on.
+        """Let the sink make what it lacks, and find where to go on. To be called before `step` and `run`.
 
-        Raises RestoredBehind if the log isn't the one that was applied, ReadModelVersion, ReadModelUnavailable and the
-        store's errors. To be called before `step` and `run`.
+        Raises RestoredBehind if the log isn't the one that was taken, and the sink's and the store's errors.
         """
-        found = await self._read_models.prepare(self.projection, self._shards)
+        begin = dict.fromkeys(self._shards, Checkpoint(0, None))
+        if self._begin == "now":
+            begin |= await self._ends()
+        found = await self.sink.prepare(begin)
         for shard, checkpoint in found.items():
             await self._check_restored(shard, checkpoint)
-        self._go_on_from(found)
+        self._go_on_from({shard: checkpoint.position for shard, checkpoint in found.items()})
         await self._compare_heads()
 
     async def run(self) -> None:
@@ -214,9 +215,9 @@ class ProjectionRunner:
         self._wake.set()
 
     async def step(self) -> Progress:
-        """Read what is missing, then apply what is queued, in one transaction for all shards.
+        """Read what is missing, then let the sink take what is queued of all shards.
 
-        Raises ReadModelUnavailable and the store's errors; the step may then be taken again.
+        Raises the sink's and the store's errors; the step may then be taken again.
         """
         now = self._clock()
         due = [shard for shard, trouble in self._blocked.items() if trouble.retry_at <= now]
@@ -224,12 +225,7 @@ class ProjectionRunner:
             await self._compare_heads()
         await self._read_missing(due)
         batch = self._queue[: self._limits.batch_size_max]
-        applied = 0
-        if batch:
-            try:
-                applied = await self._apply(batch)
-            except (ProjectionFailed, ReadModelRejected):
-                applied = await self._apply_apart(batch)
+        applied = await self._take(batch) if batch else 0
         return Progress(applied, bool(self._queue) or bool(self._behind - self._blocked.keys()))
 
     async def _rest(self) -> None:
@@ -266,17 +262,28 @@ class ProjectionRunner:
         if checkpoint.position:
             records = await self._store.read_shard(shard, checkpoint.position - 1, 1)
             if not records:
-                raise RestoredBehind(self.projection.name, shard, checkpoint.position, "ends before it")
+                raise RestoredBehind(self.sink.name, shard, checkpoint.position, "ends before it")
             if records[0].event_id != checkpoint.event_id:
-                raise RestoredBehind(self.projection.name, shard, checkpoint.position, "has another event there")
+                raise RestoredBehind(self.sink.name, shard, checkpoint.position, "has another event there")
 
-    def _go_on_from(self, found: dict[int, Checkpoint]) -> None:
-        """Forget what is queued of these shards and go on from these checkpoints."""
-        self._queue = [record for record in self._queue if record.shard not in found]
-        for shard, checkpoint in found.items():
-            self._next[shard] = checkpoint.position + 1
+    async def _ends(self) -> dict[int, Checkpoint]:
+        """Return where each shard's log ends, as a checkpoint there."""
+        ends: dict[int, Checkpoint] = {}
+        heads = await self._store.heads()
+        for shard in self._shards:
+            if not heads.get(shard):
+                continue
+            for record in await self._store.read_shard(shard, heads[shard] - 1, 1):
+                ends[shard] = Checkpoint(record.position, record.event_id)
+        return ends
+
+    def _go_on_from(self, positions: Mapping[int, int]) -> None:
+        """Forget what is queued of these shards and go on behind these positions."""
+        self._queue = [record for record in self._queue if record.shard not in positions]
+        for shard, position in positions.items():
+            self._next[shard] = position + 1
             self._behind.add(shard)
-            self._reach(shard, checkpoint.position)
+            self._reach(shard, position)
 
     async def _compare_heads(self) -> None:
         self._heads = await self._store.heads()
@@ -303,57 +310,29 @@ class ProjectionRunner:
                 self._queue += fresh
                 self._next[shard] = fresh[-1].position + 1
 
-    async def _apply(self, batch: list[EventRecord]) -> int:
-        """Apply records, the next of each shard in order; return by how many events the checkpoints moved.
-
-        Raises ProjectionFailed and ReadModelRejected where an event can't be applied.
-        """
-        changes = self._folder.fold(batch)
-        last = {record.shard: record for record in batch}
-        advances = [
-            Advance(shard, self._checkpoints[shard], record.position, record.event_id) for shard, record in last.items()
-        ]
-        moved = await self._read_models.apply(self.projection, advances, changes)
-        if moved:
-            # Another runner has been here: what it applied counts, what is queued may be old.
-            self._go_on_from(moved)
-            return 0
-        done = {shard: record.position for shard, record in last.items()}
-        self._queue = [r for r in self._queue if r.position > done.get(r.shard, 0)]
+    async def _take(self, batch: list[EventRecord]) -> int:
+        """Let the sink take records; return by how many events it moved the checkpoints."""
+        taken = await self.sink.take(batch)
+        first = {record.shard: record.position for record in reversed(batch)}
+        last = {record.shard: record.position for record in batch}
+        done: dict[int, int] = {}
+        for shard, position in taken.positions.items():
+            if shard in taken.failed:
+                self._blocked[shard] = Trouble.after(
+                    self._blocked.get(shard), taken.failed[shard], self._clock(), self._limits
+                )
+                self._go_on_from({shard: position})
+            elif first[shard] - 1 <= position <= last[shard]:
+                done[shard] = position
+            else:
+                # Another subscriber of this name has been here: what it took counts, what is queued may be old.
+                self._go_on_from({shard: position})
+        self._queue = [record for record in self._queue if record.position > done.get(record.shard, 0)]
         for shard, position in done.items():
             self._blocked.pop(shard, None)
             self._reach(shard, position)
-        self._applied += len(batch)
-        return len(batch)
-
-    async def _apply_apart(self, batch: list[EventRecord]) -> int:
-        """Apply each shard's records by themselves, so that those that can't be applied hold up their shard only."""
-        by_shard: dict[int, list[EventRecord]] = {}
-        for record in batch:
-            by_shard.setdefault(record.shard, []).append(record)
-        return sum([await self._apply_halving(records) for records in by_shard.values()])
-
-    async def _apply_halving(self, records: list[EventRecord]) -> int:
-        """Apply one shard's records up to the first that can't be, found by halving; that one blocks the shard."""
-        shard = records[0].shard
-        try:
-            return await self._apply(records)
-        except (ProjectionFailed, ReadModelRejected) as error:
-            if len(records) == 1:
-                self._block(records[0], error)
-                return 0
-        middle = len(records) // 2
-        applied = await self._apply_halving(records[:middle])
-        if self._checkpoints[shard] == records[middle].position - 1:
-            applied += await self._apply_halving(records[middle:])
-        return applied
-
-    def _block(self, record: EventRecord, error: EventrayError) -> None:
-        if isinstance(error, ReadModelRejected):
-            error = ProjectionFailed(self.projection.name, record.stream, record.version, record.type, str(error))
-        shard = record.shard
-        self._blocked[shard] = Trouble.after(self._blocked.get(shard), error, self._clock(), self._limits)
-        self._go_on_from({shard: Checkpoint(self._checkpoints[shard], record.event_id)})
+        self._applied += taken.applied
+        return taken.applied
 
     def _reach(self, shard: int, position: int) -> None:
         self._checkpoints[shard] = position

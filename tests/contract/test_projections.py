@@ -16,8 +16,9 @@ from projections.changes import Changes
 from projections.customers import CustomerProjection, customers
 from projections.errors import ConsistencyTimeout, NotFollowed, ReadModelMissing, ReadModelVersion, RestoredBehind
 from projections.projection import Projection
+from projections.projection_sink import ProjectionSink
 from projections.read_models import Advance, ReadModels
-from projections.subscriber import ProjectionRunner, RunnerLimits
+from projections.subscriber import Subscriber, SubscriberLimits
 from store import Event, EventRecord
 from store.memory import MemoryStore
 from store.records import moment
@@ -26,7 +27,7 @@ from tests.logs import EVENTS, RECORDED_AT, Log, created, ordered
 SHARDS = 4
 NEVER_S = 3600.0
 """An interval in which a test ends: what happens within it was not the periodic comparison's doing."""
-QUIET = RunnerLimits(heads_interval_s=NEVER_S)
+QUIET = SubscriberLimits(heads_interval_s=NEVER_S)
 
 
 class CountingStore(MemoryStore):
@@ -63,14 +64,20 @@ async def read_models(url: str) -> AsyncIterator[ReadModels]:
     await opened.close()
 
 
-async def started(store: MemoryStore, read_models: ReadModels, limits: RunnerLimits = QUIET) -> ProjectionRunner:
-    runner = ProjectionRunner(store, read_models, CustomerProjection, EVENTS, range(SHARDS), limits=limits)
+def following(
+    store: MemoryStore, read_models: ReadModels, projection: type[Projection] = CustomerProjection, **options: Any
+) -> Subscriber:
+    return Subscriber(store, ProjectionSink(read_models, projection, EVENTS), range(SHARDS), **options)
+
+
+async def started(store: MemoryStore, read_models: ReadModels, limits: SubscriberLimits = QUIET) -> Subscriber:
+    runner = following(store, read_models, limits=limits)
     await runner.start()
     await settled(runner)
     return runner
 
 
-async def settled(runner: ProjectionRunner) -> int:
+async def settled(runner: Subscriber) -> int:
     """Take steps until nothing is left to do at once; return how many events were applied."""
     applied = 0
     for _ in range(100):
@@ -206,7 +213,7 @@ class TestPushes:
     async def test_the_last_one_lost_is_found_by_comparing_heads(
         self, log: Log, store: CountingStore, read_models: ReadModels
     ) -> None:
-        runner = await started(store, read_models, RunnerLimits(heads_interval_s=0.02))
+        runner = await started(store, read_models, SubscriberLimits(heads_interval_s=0.02))
         task = asyncio.create_task(runner.run())
         try:
             first, second, _lost = await history(log)
@@ -225,7 +232,7 @@ class TestPushes:
     async def test_beyond_the_bound_are_left_to_the_store(
         self, log: Log, store: CountingStore, read_models: ReadModels
     ) -> None:
-        limits = RunnerLimits(batch_size_max=5, buffer_size_max=10, heads_interval_s=NEVER_S)
+        limits = SubscriberLimits(batch_size_max=5, buffer_size_max=10, heads_interval_s=NEVER_S)
         runner = await started(store, read_models, limits)
         commits = await history(log)
         for commit in commits:
@@ -251,11 +258,13 @@ class TestOnce:
         self, log: Log, store: CountingStore, read_models: ReadModels
     ) -> None:
         one, zombie = await started(store, read_models), await started(store, read_models)
-        first, second, _ = await history(log)
+        first, second, third = await history(log)
         one.push(first)
         await settled(one)
         zombie.push(first + second)
-        await settled(zombie)
+        assert await settled(zombie) == len(second)
+        one.push(third)
+        await settled(one)
         await assert_equals_log(read_models, store)
 
     async def test_the_read_model_and_its_checkpoint_change_together_or_not_at_all(
@@ -305,7 +314,7 @@ class TestOnce:
         first, second, third = await history(log)
         runner.push(first)
         await settled(runner)
-        again = ProjectionRunner(store, read_models, CustomerProjection, EVENTS, range(SHARDS))
+        again = following(store, read_models)
         await again.start()
         assert await settled(again) == len(second) + len(third)
         await assert_equals_log(read_models, store)
@@ -319,7 +328,7 @@ class TestReaders:
         runner.push(await log.write(created("c-1")))
         (record,) = await log.write(ordered("c-1", "1"))
         waiting = asyncio.create_task(runner.wait_for(record.shard, record.position, 5))
-        await runner._apply(runner._queue)
+        await runner._take(runner._queue)
         await asyncio.sleep(0)
         assert not waiting.done()  # the first event's being there is not enough
         await settled(runner)  # nothing was pushed: it is the reader's wait that makes it look into the store
@@ -409,7 +418,7 @@ class TestTrouble:
     async def test_an_event_that_cannot_be_applied_holds_up_its_shard_and_says_so(
         self, log: Log, store: CountingStore, read_models: ReadModels, place: int, fault: dict[str, Any]
     ) -> None:
-        limits = RunnerLimits(heads_interval_s=NEVER_S, retry_first_s=NEVER_S, retry_max_s=NEVER_S)
+        limits = SubscriberLimits(heads_interval_s=NEVER_S, retry_first_s=NEVER_S, retry_max_s=NEVER_S)
         runner = await started(store, read_models, limits)
         first = await log.write(*(created(name) for name in ids(12)))
         runner.push(first)
@@ -443,8 +452,8 @@ class TestTrouble:
                 if failing:
                     raise RuntimeError("not yet")
 
-        limits = RunnerLimits(heads_interval_s=NEVER_S, retry_first_s=1, retry_max_s=4)
-        runner = ProjectionRunner(store, read_models, Fragile, EVENTS, range(SHARDS), limits=limits, clock=lambda: now)
+        limits = SubscriberLimits(heads_interval_s=NEVER_S, retry_first_s=1, retry_max_s=4)
+        runner = following(store, read_models, Fragile, limits=limits, clock=lambda: now)
         await runner.start()
         (record,) = await log.write(created("c-1"))
         runner.push([record])
@@ -470,7 +479,7 @@ class TestTrouble:
             pass
 
         with pytest.raises(ReadModelVersion, match=r"version 1.*version 2"):
-            await ProjectionRunner(store, read_models, Newer, EVENTS, range(SHARDS)).start()
+            await following(store, read_models, Newer).start()
         with pytest.raises(ReadModelVersion):
             await read_models.query(Newer, "c-1")
 
@@ -489,8 +498,8 @@ class TestTrouble:
 
         flaky = Flaky("projections")
         flaky.down = False
-        limits = RunnerLimits(heads_interval_s=0.01, retry_first_s=0.01, retry_max_s=0.02)
-        runner = await started(flaky, read_models, RunnerLimits(heads_interval_s=NEVER_S))
+        limits = SubscriberLimits(heads_interval_s=0.01, retry_first_s=0.01, retry_max_s=0.02)
+        runner = await started(flaky, read_models, SubscriberLimits(heads_interval_s=NEVER_S))
         runner._limits = limits
         flaky.down = True
         task = asyncio.create_task(runner.run())

@@ -13,7 +13,7 @@ from projections.customers import CustomerProjection
 from projections.errors import NotFollowed, RestoredBehind
 from projections.host import ProjectionHealth, ProjectionHost, ProjectionPlan
 from projections.read_models import ReadModels
-from projections.subscriber import RunnerLimits
+from projections.subscriber import SubscriberLimits
 from store import EventStore, NotAStore, open_store
 from tests.logs import EVENTS, Log, created, ordered
 
@@ -33,7 +33,7 @@ async def store(url: str) -> AsyncIterator[EventStore]:
 
 
 def host_for(url: str) -> ProjectionHost:
-    limits = RunnerLimits(heads_interval_s=3600)
+    limits = SubscriberLimits(heads_interval_s=3600)
     return ProjectionHost(ProjectionPlan(url, (CustomerProjection,), tuple(EVENTS.types.values()), SHARDS, limits))
 
 
@@ -95,7 +95,7 @@ async def test_health_raises_once_a_projection_has_ended(url: str, store: EventS
     host = host_for(url)
     await host.open()
     assert [lag.failure for lag in (await health(host)).lags] == [""]
-    host._runners["CustomerProjection"].stop()
+    host._subscribers["CustomerProjection"].stop()
     await host._tasks["CustomerProjection"]
     with pytest.raises(RuntimeError, match="CustomerProjection"):
         await health(host)

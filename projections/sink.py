@@ -1,0 +1,50 @@
+"""The port between a subscriber and what it does with events.
+
+Not here: following the log (`subscriber.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from projections.read_models import Checkpoint
+from store.errors import EventrayError
+from store.records import EventRecord
+
+
+class Taken(NamedTuple):
+    """What a sink did with a batch."""
+
+    applied: int
+    """Events by which this call moved checkpoints."""
+    positions: dict[int, int]
+    """Where each shard of the batch is now. Before its last record: the rest was not taken, and comes again. Elsewhere
+    than from the checkpoint to there: somebody else has moved it."""
+    failed: dict[int, EventrayError]
+    """Shards whose next event can't be taken, and why: they are tried again later, ever more slowly."""
+
+
+class Sink(Protocol):
+    """What a subscriber does with events, and where it keeps how far it is."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def subscriber(self) -> str:
+        """The name that its checkpoints are kept under."""
+        ...
+
+    async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        """Make what is missing; return the checkpoint of each shard: `begin`'s, kept from now on, where it had none."""
+        ...
+
+    async def take(self, batch: Sequence[EventRecord]) -> Taken:
+        """Take records: of each shard the next ones after its checkpoint, in order; move the checkpoints.
+
+        An error that it raises holds up all shards: the batch is taken again later, ever more slowly.
+        """
+        ...

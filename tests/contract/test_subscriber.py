@@ -1,0 +1,140 @@
+"""What a subscriber promises its sink, whatever the sink does: each shard's next records, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import pytest
+
+from projections.errors import RestoredBehind
+from projections.read_models import Checkpoint
+from projections.sink import Taken
+from projections.subscriber import Start, Subscriber, SubscriberLimits
+from store import EventRecord
+from store.errors import EventrayError
+from store.memory import MemoryStore
+from tests.logs import Log, created, ordered
+
+SHARDS = 4
+NEVER_S = 3600.0
+QUIET = SubscriberLimits(heads_interval_s=NEVER_S, retry_first_s=1, retry_max_s=4)
+
+
+class ListSink:
+    """Keeps what it takes; takes at most `most` of a batch, and none of an event whose id is `refused`."""
+
+    name = subscriber = "list"
+
+    def __init__(self) -> None:
+        self.taken: list[EventRecord] = []
+        self.checkpoints: dict[int, Checkpoint] = {}
+        self.most = 1_000
+        self.refused: set[bytes] = set()
+
+    async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        self.checkpoints = {**begin, **self.checkpoints}
+        return self.checkpoints
+
+    async def take(self, batch: Sequence[EventRecord]) -> Taken:
+        applied, failed = 0, dict[int, EventrayError]()
+        for record in batch:
+            if applied == self.most or record.shard in failed:
+                continue
+            if record.event_id in self.refused:
+                failed[record.shard] = EventrayError("refused")
+                continue
+            assert record.position == self.checkpoints[record.shard].position + 1
+            self.taken.append(record)
+            self.checkpoints[record.shard] = Checkpoint(record.position, record.event_id)
+            applied += 1
+        shards = {record.shard for record in batch}
+        return Taken(applied, {shard: self.checkpoints[shard].position for shard in shards}, failed)
+
+    def positions(self, shard: int) -> list[int]:
+        return [record.position for record in self.taken if record.shard == shard]
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    opened = MemoryStore("subscriber", shards=SHARDS)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def log(store: MemoryStore) -> Log:
+    return await Log.on(store)
+
+
+async def started(store: MemoryStore, sink: ListSink, start: Start = "beginning") -> Subscriber:
+    subscriber = Subscriber(store, sink, range(SHARDS), start=start, limits=QUIET, clock=lambda: 0.0)
+    await subscriber.start()
+    return subscriber
+
+
+async def settled(subscriber: Subscriber) -> None:
+    async with asyncio.timeout(5):
+        while (await subscriber.step()).more:
+            pass
+
+
+async def test_one_that_begins_now_sees_only_what_comes_later(store: MemoryStore, log: Log) -> None:
+    await log.write(*(created(f"c-{number}") for number in range(8)))
+    sink = ListSink()
+    subscriber = await started(store, sink, "now")
+    later = await log.write(ordered("c-1", "1"), ordered("c-2", "1"))
+    subscriber.push(later)
+    await settled(subscriber)
+    assert sink.taken == later
+
+
+async def test_its_checkpoint_goes_before_its_start(store: MemoryStore, log: Log) -> None:
+    sink = ListSink()
+    await started(store, sink, "now")
+    missed = await log.write(created("c-1"))
+    await settled(await started(store, sink, "now"))
+    assert sink.taken == missed
+
+
+async def test_one_that_begins_now_notices_a_log_that_was_restored(store: MemoryStore, log: Log) -> None:
+    await log.write(created("c-1"))
+    sink = ListSink()
+    await started(store, sink, "now")
+    await store.close()
+    restored = MemoryStore("subscriber", shards=SHARDS)
+    try:
+        with pytest.raises(RestoredBehind):
+            await started(restored, sink, "now")
+    finally:
+        await restored.close()
+
+
+async def test_a_sink_may_take_less_than_it_is_given(store: MemoryStore, log: Log) -> None:
+    sink = ListSink()
+    sink.most = 3
+    subscriber = await started(store, sink)
+    await log.write(*(created(f"c-{number}") for number in range(20)))
+    await subscriber._compare_heads()
+    await settled(subscriber)
+    assert len(sink.taken) == 20
+    assert subscriber.lag().applied == 20
+
+
+async def test_what_a_sink_refuses_holds_up_its_shard_alone_until_it_is_taken(store: MemoryStore, log: Log) -> None:
+    sink = ListSink()
+    subscriber = await started(store, sink)
+    await log.write(*(created(f"c-{number}") for number in range(12)))
+    records = await log.write(*(ordered("c-0", str(number)) for number in range(5)))
+    shard, refused = records[0].shard, records[2]
+    sink.refused = {refused.event_id}
+    await subscriber._compare_heads()
+    await settled(subscriber)
+    assert sink.positions(shard) == list(range(1, refused.position))
+    assert subscriber.lag().blocked == {shard: str(EventrayError("refused"))}
+    assert len({record.shard for record in sink.taken}) == SHARDS
+    sink.refused = set()
+    subscriber._clock = lambda: 1.0
+    await settled(subscriber)
+    assert sink.positions(shard) == list(range(1, records[-1].position + 1))
+    assert subscriber.lag().blocked == {}
