@@ -40,6 +40,7 @@ class Content:
         self.commands: dict[tuple[int, str, str], EventRecord] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self.holding = Holding(0, 0, None, True)
+        self.hosts_wanted: int | None = None
         self.writers: dict[str, MemoryStore] = {}
         self.openers: set[MemoryStore] = set()
 
@@ -105,15 +106,15 @@ class MemoryStore:
     # Ownership
 
     async def take(self, holder: str) -> int:
-        async def read() -> Holding:
-            return self._content.holding
-
-        seen = await taking.watch(read, holder)
+        seen = await taking.watch(self.holding, holder)
         now = self._content.holding
         if now.generation != seen.generation or (now.beat != seen.beat and not now.free_for(holder)):
             raise StoreHeld(str(now.holder))
         self._content.holding = Holding(now.generation + 1, now.beat + 1, holder, False)
         return now.generation + 1
+
+    async def holding(self) -> Holding:
+        return self._content.holding
 
     async def beat(self, generation: int) -> None:
         holding = self._content.holding
@@ -130,6 +131,13 @@ class MemoryStore:
         await self.beat(generation)
         for number, host in assignments.items():
             self._content.shards[number].assigned_to = host
+
+    async def want_hosts(self, generation: int, count: int) -> None:
+        await self.beat(generation)
+        self._content.hosts_wanted = count
+
+    async def hosts_wanted(self) -> int | None:
+        return self._content.hosts_wanted
 
     async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
         self._require_living()

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from store.records import Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+from store.taking import Holding
 
 
 class EventReader(Protocol):
@@ -68,6 +69,10 @@ class Ownership(Protocol):
         """
         ...
 
+    async def holding(self) -> Holding:
+        """Return who holds the store."""
+        ...
+
     async def beat(self, generation: int) -> None:
         """Raise the beat. Raises Superseded if another generation holds the store."""
         ...
@@ -81,6 +86,14 @@ class Ownership(Protocol):
 
         Does not wait for a writer that holds a row: after 300 ms its backend is terminated (PostgreSQL).
         """
+        ...
+
+    async def want_hosts(self, generation: int, count: int) -> None:
+        """Beat, then keep how many hosts are wanted, for whoever runs the store next too. Raises Superseded."""
+        ...
+
+    async def hosts_wanted(self) -> int | None:
+        """Return how many hosts are wanted; None if nobody has ever said."""
         ...
 
     async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:

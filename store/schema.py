@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from store.identity import uuid7
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The last of the migrations in `migrations/versions`."""
 SHARDS_DEFAULT = 64
 NAME = Text().with_variant(Text(collation="C"), "postgresql")
@@ -72,6 +72,15 @@ hosts = Table(
     PrimaryKeyConstraint("name", name="hosts_pk"),
 )
 """The writer of each host that claimed since the store was last given back."""
+
+targets = Table(
+    "targets",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", name="targets_pk"),
+)
+"""What is wanted of the runtime, whoever runs it: `hosts`, their number."""
 
 events = Table(
     "events",

@@ -16,10 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from store import taking
 from store.errors import StoreHeld, Superseded
 from store.records import Claim, Route, Writer
-from store.schema import StoreIdentity, hosts, runtime, shards
+from store.schema import StoreIdentity, hosts, runtime, shards, targets
 from store.taking import Holding
 
 T = TypeVar("T")
+HOSTS = "hosts"
+"""The name of the target that says how many hosts are wanted."""
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
 
@@ -78,7 +80,7 @@ class SqlStore(ABC):
     # Ownership
 
     async def take(self, holder: str) -> int:
-        seen = await taking.watch(self._holding, holder)
+        seen = await taking.watch(self.holding, holder)
         taken = (
             update(runtime)
             .where(runtime.c.generation == seen.generation)
@@ -91,8 +93,16 @@ class SqlStore(ABC):
             return (await connection.execute(taken)).rowcount == 1
 
         if not await self._write(work):
-            raise StoreHeld(str((await self._holding()).holder))
+            raise StoreHeld(str((await self.holding()).holder))
         return seen.generation + 1
+
+    async def holding(self) -> Holding:
+        query = select(runtime.c.generation, runtime.c.beat, runtime.c.holder, runtime.c.released)
+
+        async def work(connection: AsyncConnection) -> Holding:
+            return Holding(*(await connection.execute(query)).one())
+
+        return await self._read(work)
 
     async def beat(self, generation: int) -> None:
         async def work(connection: AsyncConnection) -> None:
@@ -119,6 +129,22 @@ class SqlStore(ABC):
 
         await self._write(work)
 
+    async def want_hosts(self, generation: int, count: int) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await _beat(connection, generation)
+            await connection.execute(delete(targets).where(targets.c.name == HOSTS))
+            await connection.execute(insert(targets).values(name=HOSTS, value=count))
+
+        await self._write(work)
+
+    async def hosts_wanted(self) -> int | None:
+        query = select(targets.c.value).where(targets.c.name == HOSTS)
+
+        async def work(connection: AsyncConnection) -> int | None:
+            return (await connection.execute(query)).scalar_one_or_none()
+
+        return await self._read(work)
+
     async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
         numbers, writer = sorted(set(shards)), await self._writer()
 
@@ -130,14 +156,6 @@ class SqlStore(ABC):
     async def end_writer(self, host: str) -> bool:
         writer = (await self.writers()).get(host)
         return False if writer is None else await self._end(writer)
-
-    async def _holding(self) -> Holding:
-        query = select(runtime.c.generation, runtime.c.beat, runtime.c.holder, runtime.c.released)
-
-        async def work(connection: AsyncConnection) -> Holding:
-            return Holding(*(await connection.execute(query)).one())
-
-        return await self._read(work)
 
 
 async def _beat(connection: AsyncConnection, generation: int) -> None:

@@ -15,6 +15,7 @@ from actors.wire import Call, CommandMessage, Receipt, pack_call, unpack_answers
 from store import EventrayError, EventRecord, EventStore, OutcomeUnknown
 from store.identity import shard_of
 from store.records import Claim, Route, ShardAppend, Snapshot, Writer
+from store.taking import Holding
 
 REGISTRY = AggregateRegistry([Customer, Order])
 
@@ -118,6 +119,15 @@ class FaultyStore:
 
     async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
         await self.inner.assign(generation, assignments)
+
+    async def holding(self) -> Holding:
+        return await self.inner.holding()
+
+    async def want_hosts(self, generation: int, count: int) -> None:
+        await self.inner.want_hosts(generation, count)
+
+    async def hosts_wanted(self) -> int | None:
+        return await self.inner.hosts_wanted()
 
     async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
         return await self.inner.claim(host, shards)

@@ -24,6 +24,7 @@ from actors.registry import AggregateRegistry
 from actors.wire import unpack_answers
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
 from store.records import Claim, Route, ShardAppend, Snapshot, Writer
+from store.taking import Holding
 from tests.contract.protocol_model import ProtocolModel, Sending
 
 T = TypeVar("T")
@@ -405,6 +406,15 @@ class WatchedStore:
 
     async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
         await self.inner.assign(generation, assignments)
+
+    async def holding(self) -> Holding:
+        return await self.inner.holding()
+
+    async def want_hosts(self, generation: int, count: int) -> None:
+        await self.inner.want_hosts(generation, count)
+
+    async def hosts_wanted(self) -> int | None:
+        return await self.inner.hosts_wanted()
 
     async def end_writer(self, host: str) -> bool:
         return await self.inner.end_writer(host)

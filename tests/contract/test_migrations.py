@@ -24,17 +24,23 @@ from store.postgres_database import PostgresDatabase
 from store.schema import SCHEMA_VERSION
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "schema_1.db"
-SECOND = """
+NEXT = f"""
 from alembic import op
 from sqlalchemy import Column, Text
 
-revision = "0002"
-down_revision = "0001"
+revision = "{SCHEMA_VERSION + 1:04d}"
+down_revision = "{SCHEMA_VERSION:04d}"
 
 def upgrade() -> None:
     op.add_column("hosts", Column("region", Text))
 """
-THIRD = 'revision = "0003"\ndown_revision = "0002"\ndef upgrade() -> None:\n    raise ValueError("broken")\n'
+BROKEN = f"""
+revision = "{SCHEMA_VERSION + 2:04d}"
+down_revision = "{SCHEMA_VERSION + 1:04d}"
+
+def upgrade() -> None:
+    raise ValueError("broken")
+"""
 
 POSTGRES_SCHEMA = """
 SELECT table_name, column_name, ordinal_position::text, data_type, collation_name, is_nullable, column_default
@@ -87,8 +93,10 @@ async def test_the_released_schema_can_be_opened_and_read(tmp_path: Path) -> Non
     copy.write_bytes(GOLDEN.read_bytes())
     url = f"sqlite:///{copy}"
     assert await migrate(url) == 1
-    assert {name for _, name, _ in sqlite_schema(copy)} >= {name for _, name, _ in sqlite_schema(GOLDEN)}
+    await (await open_store(f"sqlite:///{tmp_path}/new.db")).close()
+    assert sqlite_schema(copy) == sqlite_schema(tmp_path / "new.db")
     store = await open_store(url, create=False)
+    assert await store.hosts_wanted() is None
     customer = await load_aggregate(store, AggregateRegistry([Customer, Order]).events, Customer, "c-1")
     assert (customer.version, customer.name, customer.email) == (3, "Ada", "ada@example.org")
     assert list(await store.read_snapshots(["customer-c-1"])) == ["customer-c-1"]
@@ -105,12 +113,12 @@ def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def later_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A release whose schema is 2; returns the directory of its migrations."""
+    """A release whose schema is one higher; returns the directory of its migrations."""
     scripts = tmp_path / "migrations"
     (scripts / "versions").mkdir(parents=True)
     for path in [migrating.SCRIPTS / "env.py", *(migrating.SCRIPTS / "versions").glob("v*.py")]:
         (scripts / path.relative_to(migrating.SCRIPTS)).write_text(path.read_text())
-    (scripts / "versions" / "v0002.py").write_text(SECOND)
+    (scripts / "versions" / "next.py").write_text(NEXT)
     monkeypatch.setattr(migrating, "SCRIPTS", scripts)
     return scripts
 
@@ -125,12 +133,12 @@ async def test_an_older_store_is_named_then_migrated_then_too_new_for_the_older_
 ) -> None:
     store = await open_store(sql_url)
     await store.close()
-    release(monkeypatch, 2)
+    release(monkeypatch, SCHEMA_VERSION + 1)
     with pytest.raises(OtherSchema, match="eventray store migrate"):
         await open_store(sql_url)
-    assert await schema_version_of(sql_url) == 1
-    assert await migrate(sql_url) == 1
-    assert await migrate(sql_url) == await schema_version_of(sql_url) == 2
+    assert await schema_version_of(sql_url) == SCHEMA_VERSION
+    assert await migrate(sql_url) == SCHEMA_VERSION
+    assert await migrate(sql_url) == await schema_version_of(sql_url) == SCHEMA_VERSION + 1
     again = await open_store(sql_url)
     assert again.store_id == store.store_id
     await again.take("it was given back")
@@ -145,13 +153,13 @@ async def test_a_migration_that_fails_changes_nothing(
     sql_url: str, later_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await (await open_store(sql_url)).close()
-    (later_release / "versions" / "v0003.py").write_text(THIRD)
-    release(monkeypatch, 3)
+    (later_release / "versions" / "broken.py").write_text(BROKEN)
+    release(monkeypatch, SCHEMA_VERSION + 2)
     with pytest.raises(ValueError, match="broken"):
         await migrate(sql_url)
-    release(monkeypatch, 2)
-    assert await schema_version_of(sql_url) == 1
-    assert await migrate(sql_url) == 1  # the second step's column would be there twice
+    release(monkeypatch, SCHEMA_VERSION + 1)
+    assert await schema_version_of(sql_url) == SCHEMA_VERSION
+    assert await migrate(sql_url) == SCHEMA_VERSION  # the second step's column would be there twice
 
 
 async def test_a_store_that_a_runtime_holds_is_not_migrated(
@@ -159,7 +167,7 @@ async def test_a_store_that_a_runtime_holds_is_not_migrated(
 ) -> None:
     holder = await open_store(sql_url)
     generation = await holder.take("a runtime")
-    release(monkeypatch, 2)
+    release(monkeypatch, SCHEMA_VERSION + 1)
     sleep = asyncio.sleep
 
     async def beating(delay: float) -> None:
@@ -171,7 +179,7 @@ async def test_a_store_that_a_runtime_holds_is_not_migrated(
         await migrate(sql_url)
     monkeypatch.undo()
     await holder.close()
-    assert await schema_version_of(sql_url) == 1
+    assert await schema_version_of(sql_url) == SCHEMA_VERSION
 
 
 async def test_nothing_is_made_where_no_store_is(tmp_path: Path) -> None:
@@ -191,8 +199,8 @@ def test_the_command_line_checks_and_migrates(tmp_path: Path) -> None:
         program = [sys.executable, "-c", "from cluster.cli import main; main()", "store", *words]
         return subprocess.run(program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
 
+    assert eventray("migrate", "--store", f"sqlite:///{copy}").returncode == 0
     fine = eventray("check", "--store", f"sqlite:///{copy}")
     assert (fine.returncode, fine.stdout) == (0, f"schema version {SCHEMA_VERSION}, as needed\n"), fine.stderr
-    assert eventray("migrate", "--store", f"sqlite:///{copy}").returncode == 0
     older = eventray("check", "--store", f"sqlite:///{tmp_path}/old.db")
     assert (older.returncode, "eventray store migrate" in older.stderr) == (1, True)

@@ -96,6 +96,27 @@ async def test_a_shard_can_be_assigned_to_nobody(store: EventStore) -> None:
     assert (await store.routes())[0].host is None
 
 
+async def test_how_many_hosts_are_wanted_outlives_the_runtime_that_said_it(
+    store: EventStore, open_another: Opener
+) -> None:
+    other = await open_another()
+    assert await other.hosts_wanted() is None
+    generation = await store.take("a")
+    await store.want_hosts(generation, 3)
+    await store.want_hosts(generation, 2)
+    await store.release(generation)
+    with pytest.raises(Superseded):
+        await store.want_hosts(generation, 5)
+    assert await other.hosts_wanted() == 2
+
+
+async def test_who_holds_the_store_is_told(store: EventStore) -> None:
+    assert (await store.holding()).released
+    generation = await store.take("a")
+    await store.beat(generation)
+    assert await store.holding() == (generation, 2, "a", False)
+
+
 async def test_writers_are_forgotten_when_the_store_is_given_back(store: EventStore) -> None:
     await own(store, "h-1", [0])
     assert set(await store.writers()) == {"h-1"}
