@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from store import taking
 from store.errors import NotAStore, ShardCountMismatch, StoreHeld, StoreRejected, StoreUnavailable, Superseded
 from store.identity import uuid7
-from store.records import Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+from store.records import Advance, Checkpoint, Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
 from store.schema import SHARDS_DEFAULT
 from store.taking import Holding
 
@@ -39,6 +39,7 @@ class Content:
         self.streams: dict[str, list[EventRecord]] = {}
         self.commands: dict[tuple[int, str, str], EventRecord] = {}
         self.snapshots: dict[str, Snapshot] = {}
+        self.checkpoints: dict[tuple[str, int], Checkpoint] = {}
         self.holding = Holding(0, 0, None, True)
         self.hosts_wanted: int | None = None
         self.writers: dict[str, MemoryStore] = {}
@@ -190,6 +191,19 @@ class MemoryStore:
             kept = self._content.snapshots.setdefault(snapshot.stream, snapshot)
             if snapshot.version >= kept.version:
                 self._content.snapshots[snapshot.stream] = snapshot
+
+    # Checkpoints
+
+    async def keep_checkpoints(self, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        kept = self._content.checkpoints
+        return {shard: kept.setdefault((subscriber, shard), checkpoint) for shard, checkpoint in begin.items()}
+
+    async def move_checkpoints(self, subscriber: str, advances: Sequence[Advance]) -> dict[int, int]:
+        kept = self._content.checkpoints
+        for shard, from_position, to_position, event_id in advances:
+            if kept[subscriber, shard].position == from_position:
+                kept[subscriber, shard] = Checkpoint(to_position, event_id)
+        return {advance.shard: kept[subscriber, advance.shard].position for advance in advances}
 
     def _require_living(self) -> None:
         if self._ended:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from store.records import Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+from store.records import Advance, Checkpoint, Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
 from store.taking import Holding
 
 
@@ -155,7 +155,25 @@ class SnapshotWriter(Protocol):
         ...
 
 
-class EventStore(EventReader, Ownership, EventAppender, SnapshotWriter, Protocol):
+class Checkpoints(Protocol):
+    """How far the subscribers are that keep no read model. They need no claim; every method is one transaction."""
+
+    async def keep_checkpoints(self, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        """Return a subscriber's checkpoints in these shards; where it has none, the one given is kept from now on.
+
+        Raises StoreUnavailable, with nothing kept.
+        """
+        ...
+
+    async def move_checkpoints(self, subscriber: str, advances: Sequence[Advance]) -> dict[int, int]:
+        """Move each checkpoint that is where it is to be moved from; return where each is then, by shard.
+
+        One that is elsewhere was moved by somebody else, and stays. Raises StoreUnavailable, with nothing moved.
+        """
+        ...
+
+
+class EventStore(EventReader, Ownership, EventAppender, SnapshotWriter, Checkpoints, Protocol):
     """A whole store, opened. One process may open it any number of times."""
 
     async def close(self) -> None:

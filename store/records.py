@@ -91,6 +91,23 @@ class Snapshot(NamedTuple):
     """Microseconds since 1970, UTC."""
 
 
+class Checkpoint(NamedTuple):
+    """How far a subscriber is in a shard's log; position 0 and no event id: it has taken nothing yet."""
+
+    position: int
+    event_id: bytes | None
+    """Of the event there: a log that was restored to an earlier state has none, or another one."""
+
+
+class Advance(NamedTuple):
+    """A checkpoint's move, to the position and id of the last event taken."""
+
+    shard: int
+    from_position: int
+    to_position: int
+    event_id: bytes
+
+
 CommandKeys = Mapping[tuple[int, str, str], EventRecord]
 """First events of commands, by (shard, command key, stream)."""
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from store.identity import uuid7
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The last of the migrations in `migrations/versions`."""
 SHARDS_DEFAULT = 64
 NAME = Text().with_variant(Text(collation="C"), "postgresql")
@@ -127,6 +127,17 @@ snapshots = Table(
     PrimaryKeyConstraint("stream", name="snapshots_pk"),
 )
 """The newest snapshot of each stream that has one. The columns and their order are those of `Snapshot`."""
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("subscriber", NAME, nullable=False),
+    Column("shard", Integer, nullable=False, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("event_id", LargeBinary),
+    PrimaryKeyConstraint("subscriber", "shard", name="checkpoints_pk"),
+)
+"""How far each subscriber without a read model is in each shard, and the id of the event there (null at 0)."""
 
 migrations = Table(
     "eventray_migrations",

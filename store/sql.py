@@ -7,15 +7,15 @@ adds the hot path (append, reading the log) in its driver's own words.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from store import taking
+from store import checkpoints, taking
 from store.errors import StoreHeld, Superseded
-from store.records import Claim, Route, Writer
+from store.records import Advance, Checkpoint, Claim, Route, Writer
 from store.schema import StoreIdentity, hosts, runtime, shards, targets
 from store.taking import Holding
 
@@ -156,6 +156,20 @@ class SqlStore(ABC):
     async def end_writer(self, host: str) -> bool:
         writer = (await self.writers()).get(host)
         return False if writer is None else await self._end(writer)
+
+    # Checkpoints
+
+    async def keep_checkpoints(self, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        async def work(connection: AsyncConnection) -> dict[int, Checkpoint]:
+            return await checkpoints.keep(connection, subscriber, begin)
+
+        return await self._write(work)
+
+    async def move_checkpoints(self, subscriber: str, advances: Sequence[Advance]) -> dict[int, int]:
+        async def work(connection: AsyncConnection) -> dict[int, int]:
+            return await checkpoints.move(connection, subscriber, advances)
+
+        return await self._write(work)
 
 
 async def _beat(connection: AsyncConnection, generation: int) -> None:

@@ -23,7 +23,7 @@ from actors.hosting import HostCore, HostLimits
 from actors.registry import AggregateRegistry
 from actors.wire import unpack_answers
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
-from store.records import Claim, Route, ShardAppend, Snapshot, Writer
+from store.records import Advance, Checkpoint, Claim, Route, ShardAppend, Snapshot, Writer
 from store.taking import Holding
 from tests.contract.protocol_model import ProtocolModel, Sending
 
@@ -409,6 +409,12 @@ class WatchedStore:
 
     async def holding(self) -> Holding:
         return await self.inner.holding()
+
+    async def keep_checkpoints(self, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        return await self.inner.keep_checkpoints(subscriber, begin)
+
+    async def move_checkpoints(self, subscriber: str, advances: Sequence[Advance]) -> dict[int, int]:
+        return await self.inner.move_checkpoints(subscriber, advances)
 
     async def want_hosts(self, generation: int, count: int) -> None:
         await self.inner.want_hosts(generation, count)
