@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from actors.aggregate import Aggregate
 from actors.hosting import HostCore, HostHealth, HostLimits
 from actors.registry import AggregateRegistry
+from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
 from store.records import EventRecord
@@ -43,7 +44,8 @@ class HostPlan:
     """For people."""
     namespace: str
     """The Ray namespace of the runtime."""
-    store_url: str
+    store_url: str = field(repr=False)
+    """It may hold a password."""
     aggregates: tuple[type[Aggregate], ...]
     limits: HostLimits
     pushes_in_flight_max: int
@@ -55,6 +57,7 @@ class Host:
     _title = "Host"
 
     def __init__(self, plan: HostPlan) -> None:
+        configure_logs(in_worker=True)
         self._plan = plan
         self._title = plan.title
         self._store: EventStore | None = None

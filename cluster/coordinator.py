@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -29,6 +29,7 @@ from cluster.supervision import ProcessLost
 from projections.host import ProjectionHost, ProjectionPlan
 from projections.subscriber import SubscriberLimits
 from store.errors import EventrayError, StoreHeld, Superseded
+from store.logs import configure_logs
 from store.opening import open_store
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,8 @@ PROCESS_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups
 class RuntimePlan:
     """What the opener of a runtime asks for."""
 
-    store_url: str
+    store_url: str = field(repr=False)
+    """It may hold a password."""
     namespace: str
     holder: str
     """Drawn by the opener: a coordinator that Ray restarted takes the store back at once by it."""
@@ -123,6 +125,7 @@ class Coordinator:
     _title = "Coordinator"
 
     def __init__(self, plan: RuntimePlan) -> None:
+        configure_logs(in_worker=True)
         self._plan = plan
         self._title = f"Coordinator · hosts: {plan.hosts}"
         self._beginning: asyncio.Task[Coordination] | None = None

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -24,9 +23,10 @@ from cluster.application import Application
 from cluster.ray_edge import own_error, reason_of
 from cluster.settings import read_settings
 from store.audit import Finding, ShardAudit, audit_shard
-from store.errors import EventrayError, InvalidValue
+from store.errors import EventrayError
+from store.logs import configure_logs
 from store.opening import open_store
-from store.urls import parsed_url
+from store.urls import shared_url
 
 TASK_CPUS = 0.9
 """What a task claims of Ray: a core, but for what hosts on the same machine claim."""
@@ -130,7 +130,7 @@ async def _over_shards(
     task: Any, url: str, application: Application, watcher: Watcher, name: str
 ) -> AsyncIterator[_Done]:
     """Run a task for each shard; yield what they return, as they end."""
-    url = _shared_url(url)
+    url = shared_url(url)
     store = await open_store(url, create=False)
     try:
         found = await store.heads()
@@ -172,16 +172,10 @@ async def _result(shard: int, reference: Any) -> Any:
         raise ShardLost(shard, reason_of(error)) from error
 
 
-def _shared_url(url: str) -> str:
-    """Return the URL as other processes can use it: with an absolute path."""
-    parsed = parsed_url(url)
-    if parsed.scheme == "memory":
-        raise InvalidValue("store", url, "a memory store is in one process only: give sqlite:///FILE")
-    return url if parsed.scheme != "sqlite" else f"sqlite:///{Path(parsed.path).absolute()}"
-
-
 @ray.remote(num_cpus=TASK_CPUS)
 def _replay(url: str, application: Application, shard: int) -> ShardReplay:
+    configure_logs(in_worker=True)
+
     async def work() -> ShardReplay:
         store = await open_store(url, create=False)
         try:
@@ -194,6 +188,8 @@ def _replay(url: str, application: Application, shard: int) -> ShardReplay:
 
 @ray.remote(num_cpus=TASK_CPUS)
 def _audit(url: str, application: Application, shard: int) -> ShardAudit:
+    configure_logs(in_worker=True)
+
     async def work() -> ShardAudit:
         store = await open_store(url, create=False)
         try:

@@ -8,32 +8,25 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Awaitable, Callable, Generator
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import ray
 import structlog
 from ray.exceptions import ActorDiedError, RayError
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from cluster import ray_session
-from cluster.application import Application, application_of
-from cluster.client import CommandClient
+from cluster.application import Application
 from cluster.coordinator import Coordinator, RuntimePlan
-from cluster.logs import configure_logs
+from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
 from cluster.ray_edge import COORDINATOR, RayTransport, namespace_of, own_error, reason_of
-from cluster.settings import Settings, read_settings
+from cluster.settings import Settings
 from cluster.transport import HostGone
-from projections.read_models import ReadModels
-from store.errors import EventrayError, InvalidValue
+from store.errors import EventrayError
 from store.identity import uuid7
-from store.opening import open_store
+from store.urls import shared_url
 
 log = structlog.get_logger(__name__)
 
@@ -56,34 +49,6 @@ class ApplicationNotThere(EventrayError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-
-
-class Closable(Protocol):
-    async def close(self) -> None: ...
-
-
-Opened = TypeVar("Opened", bound=Closable)
-
-
-class Opening(Generic[Opened]):
-    """A runtime about to open: `async with` it, or await it and close the runtime yourself."""
-
-    def __init__(self, begin: Callable[[], Awaitable[Opened]]) -> None:
-        self._begin = begin
-        self._runtime: Opened | None = None
-
-    def __await__(self) -> Generator[Any, None, Opened]:
-        return self._begin().__await__()
-
-    async def __aenter__(self) -> Opened:
-        self._runtime = await self._begin()
-        return self._runtime
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._runtime is not None:
-            await self._runtime.close()
 
 
 class Runtime(Operations):
@@ -129,27 +94,17 @@ class Runtime(Operations):
         shards: int | None,
         settings: Settings | None,
     ) -> Runtime:
-        configure_logs()
-        settings = settings or read_settings()
-        application = application_of(app)
-        url = _shared_url(url)
+        url = shared_url(url)
         async with AsyncExitStack() as ending:
-            read_models = ReadModels(url)
-            ending.push_async_callback(read_models.close)
-            store = await open_store(url, shards)
-            ending.push_async_callback(store.close)
-            if not 1 <= hosts <= store.shards:
-                raise InvalidValue("hosts", str(hosts), f"give 1 to {store.shards}: each needs a shard of its own")
-            await _connect(address, settings, ending)
-            namespace = namespace_of(store.store_id)
+            base = await open_base(url, hosts, app, shards, settings, ending)
+            await _connect(address, base.settings, ending)
+            namespace = namespace_of(base.store.store_id)
             holder = f"process {os.getpid()} on {platform.node()}, {uuid7().hex[-8:]}"
-            plan = RuntimePlan(url, namespace, holder, hosts, application, settings)
+            plan = RuntimePlan(url, namespace, holder, hosts, base.application, base.settings)
             coordinator = await _join_or_start(plan, ending)
             transport = RayTransport(namespace)
-            client = CommandClient(transport, store, store.shards, settings.client_limits())
-            ending.push_async_callback(client.close, settings.close_timeout_s)
-            followers = RayFollowers(transport, coordinator)
-            return cls(Ports(application, settings, store, client, read_models, followers), ending.pop_all())
+            ports = base.ports(transport, RayFollowers(transport, coordinator), ending)
+            return cls(ports, ending.pop_all())
 
 
 class RayFollowers:
@@ -239,17 +194,3 @@ async def _end(coordinator: Any, settings: Settings) -> None:
     except (RayError, TimeoutError) as error:
         log.warning("the runtime did not stop gracefully", reason=reason_of(error))
     await asyncio.to_thread(ray.kill, coordinator)
-
-
-def _shared_url(url: str) -> str:
-    """Return the URL as other processes can use it: with an absolute path. Raises InvalidValue."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return url  # opening it says what is wrong
-    if parsed.drivername == "memory":
-        remedy = "a memory store serves one process: use cluster.testing.InProcessRuntime, or give sqlite:///FILE"
-        raise InvalidValue("store", url, remedy)
-    if parsed.drivername == "sqlite" and parsed.database and not parsed.database.startswith((":memory:", "file:")):
-        parsed = parsed.set(database=str(Path(parsed.database).absolute()))
-    return parsed.render_as_string(hide_password=False)

@@ -12,21 +12,17 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from actors.hosting import HostCore, HostHealth
-from cluster.application import Application, application_of
-from cluster.client import CommandClient
+from cluster.application import Application
 from cluster.coordination import Coordination
-from cluster.logs import configure_logs
+from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
-from cluster.runtime import Opening
-from cluster.settings import Settings, read_settings
+from cluster.settings import Settings
 from cluster.supervision import ProcessLost
 from cluster.transport import HostGone
 from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
 from projections.subscriber import Subscriber
-from store.errors import InvalidValue
 from store.identity import uuid7
-from store.opening import open_store
 from store.ports import EventStore
 from store.records import EventRecord
 
@@ -58,24 +54,14 @@ class InProcessRuntime(Operations):
     async def _open(
         cls, url: str, hosts: int, app: Application | str | None, shards: int | None, settings: Settings | None
     ) -> InProcessRuntime:
-        configure_logs()
-        settings = settings or read_settings()
-        application = application_of(app)
         async with AsyncExitStack() as ending:
-            read_models = ReadModels(url)
-            ending.push_async_callback(read_models.close)
-            store = await open_store(url, shards)
-            ending.push_async_callback(store.close)
-            if not 1 <= hosts <= store.shards:
-                raise InvalidValue("hosts", str(hosts), f"give 1 to {store.shards}: each needs a shard of its own")
-            followers = LocalFollowers(store, read_models, application)
-            local_hosts = LocalHosts(store, application, settings, followers)
-            coordination = Coordination(store, local_hosts, followers, hosts, settings)
+            base = await open_base(url, hosts, app, shards, settings, ending)
+            followers = LocalFollowers(base.store, base.read_models, base.application)
+            local_hosts = LocalHosts(base.store, base.application, base.settings, followers)
+            coordination = Coordination(base.store, local_hosts, followers, hosts, base.settings)
             ending.push_async_callback(coordination.stop)
             await coordination.start(f"tests {uuid7()}")
-            client = CommandClient(local_hosts, store, store.shards, settings.client_limits())
-            ending.push_async_callback(client.close, settings.close_timeout_s)
-            return cls(Ports(application, settings, store, client, read_models, followers), ending.pop_all())
+            return cls(base.ports(local_hosts, followers, ending), ending.pop_all())
 
 
 class LocalHosts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgpack
@@ -22,6 +22,7 @@ from projections.read_models import ReadModels
 from projections.subscriber import Lag, Subscriber, SubscriberLimits
 from store.codec import EventRegistry
 from store.events import Event
+from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
 from store.records import EventRecord
@@ -36,7 +37,8 @@ GC_THRESHOLDS = (50_000, 20, 50)
 class ProjectionPlan:
     """What a projection host is made of."""
 
-    store_url: str
+    store_url: str = field(repr=False)
+    """It may hold a password."""
     projections: tuple[type[Projection], ...]
     events: tuple[type[Event], ...]
     """The application's event types."""
@@ -63,6 +65,7 @@ class ProjectionHost:
     _title = "Projections"
 
     def __init__(self, plan: ProjectionPlan) -> None:
+        configure_logs(in_worker=True)
         self._plan = plan
         self._title = plan.title
         self._store: EventStore | None = None

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from store.archive import Progress
 from store.errors import InvalidValue, StoreUnavailable
 from store.sqlite_file import SqliteFile, store_error
-from store.urls import parsed_url, shown_url
+from store.urls import parsed_url, shown_url, without_secrets
 
 STEP_PAGES = 2_048
 GIVEN_BACK = """
@@ -69,8 +69,7 @@ def server_command(url: str, target: Path) -> str | None:
     """Return the shell command that backs up a PostgreSQL store, without its password; None for other stores."""
     if parsed_url(url).scheme != "postgresql":
         return None
-    named = make_url(url)._replace(password=None).difference_update_query(["password"])
-    database = named.render_as_string(hide_password=False)
+    database = without_secrets(make_url(url)).render_as_string(hide_password=False)
     return f"pg_dump --format=custom --file={shlex.quote(str(target))} --dbname={shlex.quote(database)}"
 
 

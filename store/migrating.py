@@ -19,7 +19,7 @@ from store.errors import InvalidValue
 from store.opening import Located, check_schema, located
 from store.schema import SCHEMA_VERSION, SHARDS_DEFAULT, runtime
 from store.sqlite_file import SqliteFile, store_error
-from store.urls import parsed_url
+from store.urls import parsed_url, shown_url
 
 SCRIPTS = Path(__file__).parent / "migrations"
 HOLDER = "eventray store migrate"
@@ -61,7 +61,11 @@ def upgrade(connection: Connection) -> None:
 
 async def _located(url: str) -> Located:
     if parsed_url(url).scheme == "memory":
-        raise InvalidValue("store", url, "a memory store is made anew each time: give sqlite:///FILE or postgresql://")
+        raise InvalidValue(
+            "store",
+            ascii(shown_url(url)),
+            "a memory store is made anew each time: give sqlite:///FILE or postgresql://",
+        )
     return await located(url, SHARDS_DEFAULT, create=False)
 
 

@@ -6,8 +6,11 @@ Not here: opening what it names (`opening.py`).
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from sqlalchemy import URL
 
 from store.errors import InvalidValue
 
@@ -41,6 +44,24 @@ def parsed_url(url: str) -> StoreUrl:
 def shown_url(url: str) -> str:
     """Return the URL as it may be printed, logged and put into an error: with *** where a password stands."""
     return SECRET_OPTION.sub(r"\1***", PASSWORD.sub(r"\1:***@", url))
+
+
+def shared_url(url: str) -> str:
+    """Return the URL as other processes of this machine can use it: with an absolute path.
+
+    Raises InvalidValue for what can't be meant, and for a memory store, which no other process sees.
+    """
+    scheme, path = parsed_url(url)
+    if scheme == "memory":
+        remedy = "a memory store serves one process: give sqlite:///FILE, or use cluster.testing.InProcessRuntime"
+        raise InvalidValue("store", ascii(shown_url(url)), remedy)
+    return url if scheme != "sqlite" else f"sqlite:///{Path(path).absolute()}"
+
+
+def without_secrets(url: URL) -> URL:
+    """Return the URL without what opens the database: for a command line, which others may read."""
+    secrets = [name for name in url.query if SECRET_OPTION.fullmatch(f"?{name}=")]
+    return url._replace(password=None).difference_update_query(secrets)
 
 
 def _database(url: str) -> str:

@@ -9,7 +9,7 @@ from cluster.cli.reading import events, query, show
 from cluster.cli.schema import schema
 from cluster.cli.store import audit, replay, store
 from cluster.cli.submitting import submit
-from cluster.logs import configure_logs
+from store.logs import configure_logs
 
 main = typer.Typer(
     name="eventray",

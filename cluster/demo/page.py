@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cluster.demo.driver import DemoReport
 from cluster.demo.purchases import VIP_SPENT_MIN
+from store.urls import shown_url
 
 SHOWN_MAX = 10
 """Problems and differences that the page shows; the others are counted."""
@@ -21,7 +22,7 @@ SHOWN_MAX = 10
 def as_json(report: DemoReport) -> dict[str, Any]:
     """Return the page's figures as plain values; money as decimal strings."""
     return {
-        "store": report.store,
+        "store": shown_url(report.store),
         "complete": report.complete,
         "matches_input": report.succeeded,
         "customers": report.customers,
@@ -116,10 +117,11 @@ def _duplicates(report: DemoReport) -> str:
 
 def _what_next(report: DemoReport, console: Console, program: str) -> None:
     best = report.best_customers[0]["id"] if report.best_customers else "00004"
-    console.print(f"\nThe store is {report.store}. Try next:", soft_wrap=True)
+    store = shown_url(report.store)
+    console.print(f"\nThe store is {store}. Try next:", soft_wrap=True)
     for command in (
-        f"{program} query CustomerProjection {best} --store {report.store}",
-        f"{program} events customer-{best} --store {report.store}",
-        f"{program} show customer-{best} --version 1 --store {report.store}",
+        f"{program} query CustomerProjection {best} --store {store}",
+        f"{program} events customer-{best} --store {store}",
+        f"{program} show customer-{best} --version 1 --store {store}",
     ):
         console.print(f"  {command}", style="cyan", markup=False, highlight=False, soft_wrap=True)

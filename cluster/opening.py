@@ -1,0 +1,86 @@
+"""What opening a runtime is made of, wherever its hosts run: the stores, the client, and their end.
+
+Not here: how hosts are started or joined (`runtime.py` on Ray, `testing.py` in one process).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from cluster.application import Application, application_of
+from cluster.client import CommandClient
+from cluster.operations import Followers, Ports
+from cluster.settings import Settings, read_settings
+from cluster.transport import Transport
+from projections.read_models import ReadModels
+from store.errors import InvalidValue
+from store.logs import configure_logs
+from store.opening import open_store
+from store.ports import EventStore
+
+
+class Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=Closable)
+
+
+class Opening(Generic[Opened]):
+    """A runtime about to open: `async with` it, or await it and close the runtime yourself."""
+
+    def __init__(self, begin: Callable[[], Awaitable[Opened]]) -> None:
+        self._begin = begin
+        self._runtime: Opened | None = None
+
+    def __await__(self) -> Generator[Any, None, Opened]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> Opened:
+        self._runtime = await self._begin()
+        return self._runtime
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runtime is not None:
+            await self._runtime.close()
+
+
+class Base(NamedTuple):
+    """What every runtime stands on."""
+
+    application: Application
+    settings: Settings
+    store: EventStore
+    read_models: ReadModels
+
+    def ports(self, transport: Transport, followers: Followers, ending: AsyncExitStack) -> Ports:
+        """Return what a runtime's operations need, with a client that closes with `ending`."""
+        client = CommandClient(transport, self.store, self.store.shards, self.settings.client_limits())
+        ending.push_async_callback(client.close, self.settings.close_timeout_s)
+        return Ports(self.application, self.settings, self.store, client, self.read_models, followers)
+
+
+async def open_base(
+    url: str,
+    hosts: int,
+    app: Application | str | None,
+    shards: int | None,
+    settings: Settings | None,
+    ending: AsyncExitStack,
+) -> Base:
+    """Open the stores that a runtime stands on, to be closed by `ending`. Raises what `Runtime.open` says of them."""
+    configure_logs()
+    settings = settings or read_settings()
+    application = application_of(app)
+    read_models = ReadModels(url)
+    ending.push_async_callback(read_models.close)
+    store = await open_store(url, shards)
+    ending.push_async_callback(store.close)
+    if not 1 <= hosts <= store.shards:
+        raise InvalidValue("hosts", str(hosts), f"give 1 to {store.shards}: each needs a shard of its own")
+    return Base(application, settings, store, read_models)
