@@ -25,7 +25,7 @@ async def drive(
 ) -> bool:
     """Submit each item and pass its outcome on as it comes; return whether all were submitted.
 
-    Cancelled (Ctrl-C), it takes no further item, waits for what is under way, and returns False. An exception that
+    Cancelled (Ctrl-C) before all have ended, it takes no further item, waits for what is under way, and returns False. An exception that
     is no EventrayError ends it and is raised.
     """
     slots = asyncio.Semaphore(in_flight_max)
@@ -55,12 +55,17 @@ async def drive(
             task = asyncio.create_task(one(item))
             under_way.add(task)
             task.add_done_callback(finished)
+        await _ended(under_way)
     except asyncio.CancelledError:
         complete = False
         if (this := asyncio.current_task()) is not None:
             this.uncancel()
-    while under_way:
-        await asyncio.wait(under_way)
+    await _ended(under_way)
     if failures:
         raise failures[0]
     return complete
+
+
+async def _ended(tasks: set[asyncio.Task[None]]) -> None:
+    while tasks:
+        await asyncio.wait(tasks)

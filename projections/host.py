@@ -137,7 +137,7 @@ class ProjectionHost:
     async def stop(self) -> None:
         """Finish the steps under way, then let go of the store and the read models."""
         for subscriber in self._subscribers.values():
-            subscriber.stop()
+            subscriber.finish()
         tasks, self._tasks = self._tasks, {}
         if tasks:
             await asyncio.wait(tasks.values())

@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import structlog
+
 from projections.errors import ConsistencyTimeout, NotFollowed, RestoredBehind
 from projections.read_models import Checkpoint
 from projections.sink import Sink
 from store.errors import EventrayError
 from store.ports import EventReader
 from store.records import EventRecord
+
+log = structlog.get_logger(__name__)
 
 Start = Literal["beginning", "now"]
 """Where a subscriber begins that has no checkpoint yet: at the log's beginning, or behind all that is in it."""
@@ -115,6 +119,7 @@ class Subscriber:
         self._applied = 0
         self._wake = asyncio.Event()
         self._stopping = False
+        self._to_finish = False
 
     # Feeding and asking
 
@@ -205,6 +210,8 @@ class Subscriber:
                 if not more:
                     await self._rest()
                 await asyncio.sleep(0)  # a step may have awaited nothing that is not at hand; let others have a turn
+            if self._to_finish:
+                await self._take_the_rest()
         except Exception as error:
             self._ended = f"It has ended: {error!r}"
             raise
@@ -213,6 +220,11 @@ class Subscriber:
         """Let `run` return after the step under way."""
         self._stopping = True
         self._wake.set()
+
+    def finish(self) -> None:
+        """Let `run` return once all that the log then holds has been taken, or at what can't be taken now."""
+        self._to_finish = True
+        self.stop()
 
     async def step(self) -> Progress:
         """Read what is missing, then let the sink take what is queued of all shards.
@@ -227,6 +239,15 @@ class Subscriber:
         batch = self._queue[: self._limits.batch_size_max]
         applied = await self._take(batch) if batch else 0
         return Progress(applied, bool(self._queue) or bool(self._behind - self._blocked.keys()))
+
+    async def _take_the_rest(self) -> None:
+        """Who reads after a graceful end finds all that was acknowledged."""
+        try:
+            await self._compare_heads()
+            while (await self.step()).more:
+                pass
+        except EventrayError as error:
+            log.warning("a subscriber ends behind the log", subscriber=self.sink.name, reason=str(error))
 
     async def _rest(self) -> None:
         """Sleep until something is pushed or asked, or something is due; while failing, until the retry is due."""

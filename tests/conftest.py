@@ -1,11 +1,16 @@
-"""What all tests may ask for: a PostgreSQL server, and room in it."""
+"""What all tests may ask for: a PostgreSQL server and room in it, and one Ray for the whole run."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
 from tests import postgres
 
@@ -28,3 +33,15 @@ def new_postgres_url(postgres_server: postgres.Server) -> Iterator[Callable[[], 
 def postgres_url(new_postgres_url: Callable[[], str]) -> str:
     """The URL of an empty schema of the test's own."""
     return new_postgres_url()
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """Start Ray, small, for this process; returns the address at which other processes find it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+        context: Any = ray.init(
+            "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -63,7 +64,7 @@ def test_a_difference_is_told_and_fails(after_a_run: Path) -> None:
 
 
 def test_the_whole_input_comes_out(tmp_path: Path) -> None:
-    done = eventray(tmp_path, "demo", timeout_s=120)
+    done = eventray(tmp_path, "demo", timeout_s=120, RAY_ADDRESS="local")
     assert done.exit_code == 0, done
     for figure in ("2,357", "6,919", "$244,091.94", "commands per second", "projection lag"):
         assert figure in done.out
@@ -73,7 +74,13 @@ def test_the_whole_input_comes_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_was_stopped_is_completed_by_the_next(how: signal.Signals, tmp_path: Path) -> None:
     running = subprocess.Popen(
-        [*EVENTRAY, "demo"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*EVENTRAY, "demo"],
+        cwd=tmp_path,
+        env=environment(RAY_ADDRESS="local"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     store, deadline = tmp_path / "eventray-demo.db", time.monotonic() + 60
     while not (store.exists() and has_events(store)):
@@ -90,7 +97,12 @@ def test_a_run_that_was_stopped_is_completed_by_the_next(how: signal.Signals, tm
     done_before = len(all_events(store))
     report = eventray(tmp_path, "demo", "--json", timeout_s=120).json
     assert report["matches_input"] is True
-    assert report["commands"]["accepted"] == report["events"] - done_before > 0
+    commands, events = report["commands"], report["events"]
+    assert commands["accepted"] + commands["duplicates"] == commands["submitted"] == events
+    # A host outlives a killed driver by a moment, and still commits what it has in hand.
+    done_late = commands["duplicates"] - done_before
+    assert done_late == 0 if how is signal.SIGINT else done_late >= 0
+    assert commands["accepted"] > 0
 
 
 def has_events(store: Path) -> bool:

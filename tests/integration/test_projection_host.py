@@ -64,6 +64,17 @@ async def test_it_follows_what_is_pushed_and_serves_readers_who_wait(url: str, s
     assert (reading.row["total_orders"], reading.position) == (2, records[-1].position)
 
 
+async def test_when_it_has_stopped_it_has_applied_all_that_was_stored(url: str, store: EventStore) -> None:
+    log, host = await Log.on(store), host_for(url)
+    await host.open()
+    records = await log.write(*(created(f"c-{number}") for number in range(20)))  # and nobody pushes them
+    await host.stop()
+    read_models = ReadModels(url)
+    positions = await read_models.positions(CustomerProjection)
+    await read_models.close()
+    assert sum(positions.values()) == len(records)
+
+
 async def test_what_keeps_it_from_opening_is_raised_and_it_may_be_tried_again(url: str, tmp_path: Path) -> None:
     host = host_for(url)
     with pytest.raises(NotAStore):

@@ -59,6 +59,25 @@ async def test_cancelled_it_takes_no_more_and_waits_for_what_is_under_way() -> N
     assert outcomes == dict.fromkeys(range(5), RECEIPT)
 
 
+async def test_stopped_while_the_last_are_under_way_it_waits_for_them_too() -> None:
+    answered, full = asyncio.Event(), asyncio.Event()
+    outcomes: dict[int, Outcome] = {}
+
+    async def submit(number: int) -> Receipt:
+        if number == 2:
+            full.set()
+        await answered.wait()
+        return RECEIPT
+
+    driving = asyncio.create_task(drive(submit, numbers(3), 5, outcomes.__setitem__))
+    await full.wait()
+    await asyncio.sleep(0)  # all are taken
+    driving.cancel()
+    answered.set()
+    assert await driving is False
+    assert outcomes == dict.fromkeys(range(3), RECEIPT)
+
+
 async def test_a_bug_in_submitting_is_raised() -> None:
     async def submit(number: int) -> Receipt:
         raise ZeroDivisionError
