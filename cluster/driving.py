@@ -25,8 +25,8 @@ async def drive(
 ) -> bool:
     """Submit each item and pass its outcome on as it comes; return whether all were submitted.
 
-    Cancelled (Ctrl-C) before all have ended, it takes no further item, waits for what is under way, and returns False. An exception that
-    is no EventrayError ends it and is raised.
+    Cancelled (Ctrl-C) before all have ended, it takes no further item, waits for what is under way, and returns False.
+    An exception that is no EventrayError ends it and is raised.
     """
     slots = asyncio.Semaphore(in_flight_max)
     under_way: set[asyncio.Task[None]] = set()

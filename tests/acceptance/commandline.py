@@ -14,7 +14,12 @@ from typer.testing import CliRunner
 from cluster.cli import main
 
 ROOT = Path(__file__).parents[2]
-EVENTRAY = [sys.executable, "-c", "from cluster.cli import main; main(prog_name='eventray')"]
+EVENTRAY = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background jobs ignore it
+    "from cluster.cli import main; main(prog_name='eventray')",
+]
 
 
 class Done(NamedTuple):

@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import time
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -80,7 +79,6 @@ def test_a_run_that_was_stopped_is_completed_by_the_next(how: signal.Signals, tm
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     store, deadline = tmp_path / "eventray-demo.db", time.monotonic() + 60
     while not (store.exists() and has_events(store)):

@@ -17,18 +17,12 @@ def blocks(page: str, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall((ROOT / page).read_text()) if kind == language]
 
 
-@pytest.fixture(autouse=True)
-def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who follows the pages has no Ray running."""
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-
-
 def python(directory: Path, *arguments: str) -> list[str]:
-    """Run Python in a directory; return the lines it printed."""
+    """Run Python in a directory, where no Ray runs; return the lines it printed."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
-        env=environment(),
+        env=environment(RAY_ADDRESS="local"),
         capture_output=True,
         text=True,
         timeout=60,
