@@ -1,0 +1,59 @@
+"""The checker: evidence in, verdict out. It shares no code with the runtime, so it can't share its mistakes.
+
+By itself: `python -m tests.torture.checker DIRECTORY` judges again what a run of the torture has left there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.torture.checks import CHECKS, Finding, Kind
+from tests.torture.evidence import Evidence, read_drivers, read_faults, read_postgres, read_sqlite
+from tests.torture.history import History
+
+SHOWN_MAX = 40
+
+
+def judge(evidence: Evidence) -> list[Finding]:
+    """Return all that is wrong."""
+    history = History(evidence)
+    return [finding for check in CHECKS for finding in check(evidence, history)]
+
+
+def counts(findings: list[Finding]) -> dict[str, int]:
+    """Return how many of each kind."""
+    found = Counter(finding.kind for finding in findings)
+    return {kind.value: found[kind] for kind in Kind}
+
+
+def collect(directory: Path) -> Evidence:
+    """Read what a run has left in its directory: `run.json` names the store."""
+    store = str(json.loads((directory / "run.json").read_text())["store"])
+    evidence = read_postgres(store) if store.startswith("postgresql") else read_sqlite(directory / store)
+    read_drivers(evidence, directory.glob("driver-*.jsonl"))
+    if (faults := directory / "faults.jsonl").exists():
+        read_faults(evidence, faults)
+    return evidence
+
+
+def show(findings: list[Finding]) -> None:
+    """Print what is wrong, the first of much."""
+    for finding in findings[:SHOWN_MAX]:
+        print(f"  {finding.kind}: {finding.text}")
+    if len(findings) > SHOWN_MAX:
+        print(f"  and {len(findings) - SHOWN_MAX} more")
+
+
+def main() -> int:
+    """Judge a directory; 1 if anything is wrong."""
+    findings = judge(collect(Path(sys.argv[1])))
+    show(findings)
+    print(json.dumps(counts(findings)))
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
