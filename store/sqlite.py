@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, Text, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -25,7 +25,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from store import process, sqlite_file
 from store.errors import OutcomeUnknown, StoreUnavailable
 from store.records import EventRecord, ShardAppend, Snapshot, Writer
-from store.schema import StoreIdentity
+from store.schema import StoreIdentity, events
 from store.sql import SqlStore, Work
 from store.sqlite_file import UNFIT_VALUE, SqliteFile, primary_code, store_error
 
@@ -34,9 +34,22 @@ INSERT_ROWS_MAX = 512
 """Rows in one INSERT. What is left goes in smaller powers of two, so that few statements are compiled, each once."""
 INSERT = f"INSERT INTO events ({', '.join(EventRecord._fields)}) VALUES "  # noqa: S608
 ROW = f"({', '.join('?' * len(EventRecord._fields))})"
-ROWS_OUT = f"SELECT json_group_array(json_array({', '.join(EventRecord._fields)})) FROM ".replace(  # noqa: S608
-    "event_id", "hex(event_id)"
+EVENT_ID = EventRecord._fields.index("event_id")
+TEXTS = [place for place, column in enumerate(events.columns) if isinstance(column.type, Text)]
+
+
+def _rows_out(text_form: str) -> str:
+    forms = [text_form if place in TEXTS else "{}" for place in range(len(EventRecord._fields))]
+    forms[EVENT_ID] = "hex({})"
+    columns = [form.format(name) for form, name in zip(forms, EventRecord._fields, strict=True)]
+    return f"SELECT json_group_array(json_array({', '.join(columns)})) FROM "  # noqa: S608
+
+
+ROWS_OUT = _rows_out("{0}")
+CAREFUL_ROWS_OUT = _rows_out(
+    "CASE typeof({0}) WHEN 'null' THEN NULL WHEN 'text' THEN hex({0}) ELSE 'X' || hex({0}) END"
 )
+"""As `ROWS_OUT`, for damaged rows, which JSON can't carry: hexadecimal digits, behind an X for what is no text."""
 READ_SHARD = f"{ROWS_OUT} (SELECT * FROM events WHERE shard = ? AND position > ? ORDER BY position LIMIT ?)"  # noqa: S608
 READ_STREAM = f"{ROWS_OUT} (SELECT * FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT ?)"  # noqa: S608
 READ_STREAMS = f"""{ROWS_OUT} (
@@ -61,7 +74,9 @@ OWNED = """SELECT json_group_array(json_array(shard, epoch, head)) FROM shards
 ADVANCE = """UPDATE shards SET head = json_extract(wanted.value, '$[3]') FROM json_each(?) AS wanted
     WHERE shards.shard = json_extract(wanted.value, '$[0]') AND epoch = json_extract(wanted.value, '$[1]')
     AND head = json_extract(wanted.value, '$[2]')"""
-EVENT_ID = EventRecord._fields.index("event_id")
+SHOWN_DIGITS_MAX = 40
+NOT_JSON = (sqlite3.SQLITE_ERROR, 0)
+"""What SQLite says where a value is a BLOB, and what Python's driver says where a text is not UTF-8."""
 WRITING = "eventray_writing"
 
 
@@ -208,7 +223,15 @@ class SqliteStore(SqlStore):
 
     async def _records(self, query: str, *values: Any) -> list[EventRecord]:
         def read() -> list[EventRecord]:
-            rows = self._read_rows(query, values)
+            try:
+                rows = self._read_rows(query, values)
+            except StoreUnavailable as error:
+                if primary_code(error.__cause__ or error) not in NOT_JSON:
+                    raise
+                rows = self._read_rows(query.replace(ROWS_OUT, CAREFUL_ROWS_OUT), values)
+                for row in rows:
+                    for place in TEXTS:
+                        row[place] = _text_or_what_it_is(row[place])
             for row in rows:
                 row[EVENT_ID] = bytes.fromhex(row[EVENT_ID])
             return [EventRecord._make(row) for row in rows]
@@ -289,6 +312,13 @@ def _engine(file: SqliteFile) -> AsyncEngine:
 def _text(hexadecimal: str) -> str:
     """Return a text that came out as hexadecimal digits, since json_array fails at a damaged one."""
     return bytes.fromhex(hexadecimal).decode(errors="backslashreplace")
+
+
+def _text_or_what_it_is(digits: str | None) -> str | None:
+    """Return the text of what `CAREFUL_ROWS_OUT` brought; of what is none, words that are no JSON."""
+    if digits is None or not digits.startswith("X"):
+        return None if digits is None else _text(digits)
+    return f"no text, but the bytes {digits[1:][:SHOWN_DIGITS_MAX]}"
 
 
 def _translated(error: DBAPIError) -> Exception:

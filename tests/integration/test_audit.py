@@ -11,6 +11,7 @@ import pytest
 
 from store import EventStore, audit, open_store, paging
 from store.audit import Finding, ShardAudit, audit_shard
+from store.errors import UndecodableEvent
 from store.identity import shard_of
 from store.streams import StreamChecker
 from tests.logs import EVENTS, Log, created, ordered
@@ -175,20 +176,33 @@ async def test_each_kind_of_damage_is_found_and_nothing_else(store: EventStore, 
 @pytest.mark.parametrize(
     ("column", "value", "check"),
     [
-        ("data", '{"more":1}', "decoding"),
-        ("data", "{", "decoding"),
-        ("metadata", "{", "metadata"),
-        ("metadata", "[]", "metadata"),
+        ("data", """'{"more":1}'""", "decoding"),
+        ("data", "'{'", "decoding"),
+        ("data", "X'7B7D'", "decoding"),
+        ("data", "CAST(X'227BFF' AS TEXT)", "decoding"),
+        ("metadata", "'{'", "metadata"),
+        ("metadata", "'[]'", "metadata"),
+        ("metadata", "X'7B7D'", "metadata"),
+        ("type", "X'00'", "decoding"),
     ],
 )
-async def test_rows_that_hold_no_json_or_other_fields_are_found(
+async def test_rows_that_hold_no_text_no_json_or_other_fields_are_found(
     store: EventStore, path: Path, column: str, value: str, check: str
 ) -> None:
-    plant(path, f"UPDATE events SET {column} = '{value}' {at(3)}")
+    plant(path, f"UPDATE events SET {column} = {value} {at(3)}")
     (finding,) = await findings(store)
     assert (finding.check, finding.shard, finding.position) == (check, SHARD, 3)
     assert (finding.stream, finding.version) == (f"order-{KEY}-2", 1)
     assert str(finding).startswith(f"shard {SHARD}, position 3, order-{KEY}-2 version 1: {check}: ")
+
+
+async def test_a_row_that_holds_no_text_leaves_other_streams_readable(store: EventStore, path: Path) -> None:
+    plant(path, f"UPDATE events SET data = X'00' {at(3)}")
+    damaged, sound = f"order-{KEY}-2", f"order-{KEY}-1"
+    rows = {record.stream: record for record in await store.read_streams({damaged: 0, sound: 0})}
+    assert EVENTS.decode(rows[sound])
+    with pytest.raises(UndecodableEvent):
+        EVENTS.decode(rows[damaged])
 
 
 async def test_what_is_appended_meanwhile_is_no_finding(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
