@@ -73,7 +73,7 @@ class Host:
         """Open the store and begin. Raises the store's errors; it may then be called again."""
         if self._core is None:
             store = await open_store(self._plan.store_url, create=False)
-            registry = AggregateRegistry(self._plan.aggregates)
+            registry = AggregateRegistry(self._plan.aggregates, self._plan.limits.payload_size_max_bytes)
             core = HostCore(self._plan.name, store, registry, self._plan.limits, self._publish)
             core.start()
             self._store, self._core = store, core

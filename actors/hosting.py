@@ -27,6 +27,7 @@ from actors.wire import Call, CommandMessage, pack_answers, unpack_call
 from actors.writer import Publish, Writer
 from store import EventrayError, EventRecord, EventStore, StoreUnavailable
 from store.identity import shard_of
+from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +39,8 @@ class HostLimits:
     pending_commands_max: int = 20_000
     pending_bytes_max: int = 64 * 1024 * 1024
     live_aggregates_max: int = 200_000
+    payload_size_max_bytes: int = PAYLOAD_SIZE_MAX_BYTES
+    """Of the JSON of one command and of one event."""
     sessions_max: int = 10_000
     """Client sessions whose last call number is remembered."""
     retry_after_ms: int = 50

@@ -136,7 +136,8 @@ class AggregateRegistry:
         Raises InvalidValue where two classes claim one category, command or event name, a method can't work, or an
         event's upcasters are no chain.
         """
-        self._payload_size_max_bytes = payload_size_max_bytes
+        self.payload_size_max_bytes = payload_size_max_bytes
+        """Of the JSON of each command and each event."""
         self._by_category: dict[str, type[Aggregate]] = {}
         self.bindings: dict[str, CommandBinding] = {}
         """By command type name."""
@@ -174,7 +175,7 @@ class AggregateRegistry:
         if found is None:
             raise self._unknown(command_type)
         binding, validate_json = found
-        if len(data) * 4 > self._payload_size_max_bytes:
+        if len(data) * 4 > self.payload_size_max_bytes:
             self._check_size(command_type, len(data.encode(errors="surrogatepass")))
         try:
             command = validate_json(data)
@@ -207,13 +208,13 @@ class AggregateRegistry:
             data = command.__pydantic_serializer__.to_json(command)
         except PydanticSerializationError as error:
             raise InvalidCommand(command.command_type, shown(str(error)), "leave out what JSON can't hold") from error
-        if len(data) > self._payload_size_max_bytes:
+        if len(data) > self.payload_size_max_bytes:
             self._check_size(command.command_type, len(data))
         return binding, data.decode()
 
     def _check_size(self, command_type: str, size_bytes: int) -> None:
-        if size_bytes > self._payload_size_max_bytes:
-            remedy = f"a command of at most {self._payload_size_max_bytes} bytes was expected"
+        if size_bytes > self.payload_size_max_bytes:
+            remedy = f"a command of at most {self.payload_size_max_bytes} bytes was expected (payload_size_max_bytes)"
             raise InvalidCommand(command_type, f"{size_bytes} bytes", remedy)
 
     def _unknown(self, command_type: str) -> InvalidCommand:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from actors.registry import AggregateRegistry
 from cluster.application import Application, application_of
 from cluster.client import CommandClient
 from cluster.operations import Followers, Ports
@@ -54,6 +55,8 @@ class Base(NamedTuple):
     """What every runtime stands on."""
 
     application: Application
+    registry: AggregateRegistry
+    """The application's, with the bounds of the settings."""
     settings: Settings
     store: EventStore
     read_models: ReadModels
@@ -62,7 +65,7 @@ class Base(NamedTuple):
         """Return what a runtime's operations need, with a client that closes with `ending`."""
         client = CommandClient(transport, self.store, self.store.shards, self.settings.client_limits())
         ending.push_async_callback(client.close, self.settings.close_timeout_s)
-        return Ports(self.application, self.settings, self.store, client, self.read_models, followers)
+        return Ports(self.application, self.registry, self.settings, self.store, client, self.read_models, followers)
 
 
 async def open_base(
@@ -77,10 +80,11 @@ async def open_base(
     configure_logs()
     settings = settings or read_settings()
     application = application_of(app)
+    registry = AggregateRegistry(application.aggregates, settings.payload_size_max_bytes)
     read_models = ReadModels(url)
     ending.push_async_callback(read_models.close)
     store = await open_store(url, shards)
     ending.push_async_callback(store.close)
     if not 1 <= hosts <= store.shards:
         raise InvalidValue("hosts", str(hosts), f"give 1 to {store.shards}: each needs a shard of its own")
-    return Base(application, settings, store, read_models)
+    return Base(application, registry, settings, store, read_models)

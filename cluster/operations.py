@@ -16,6 +16,7 @@ from actors.aggregate import Aggregate
 from actors.commands import Command
 from actors.errors import InvalidCommand, Overloaded
 from actors.metadata import packed_metadata, packed_moment
+from actors.registry import AggregateRegistry
 from actors.repository import load_aggregate
 from actors.wire import Receipt
 from cluster.application import Application
@@ -49,6 +50,7 @@ class Ports:
     """What the operations work on."""
 
     application: Application
+    registry: AggregateRegistry
     settings: Settings
     store: EventReader
     client: CommandClient
@@ -61,12 +63,17 @@ class Operations:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._registry = ports.application.registry
+        self._registry = ports.registry
 
     @property
     def application(self) -> Application:
         """The application that this runtime serves."""
         return self._ports.application
+
+    @property
+    def registry(self) -> AggregateRegistry:
+        """Which command goes to which aggregate, with the bounds of this runtime."""
+        return self._registry
 
     async def submit(
         self,
@@ -254,7 +261,7 @@ class ActorAddress(Generic[SomeAggregate]):
 
     async def submit(self, command: Command, **keywords: Any) -> Receipt:
         """Submit a command to this aggregate; see `Operations.submit`. Raises InvalidCommand if it is for another."""
-        binding = self._operations.application.registry.check_command(command)
+        binding = self._operations.registry.check_command(command)
         if (stream := binding.stream(command)) != self.stream:
             raise InvalidCommand(command.command_type, stream, f"give a command for {self.stream}")
         return await self._operations.submit(command, **keywords)

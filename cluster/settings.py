@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from actors.hosting import HostLimits
 from cluster.limits import ClientLimits
 from store.errors import InvalidValue
+from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 Seconds = Annotated[float, Field(ge=0.01, le=3600)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -48,6 +49,10 @@ class Settings(BaseSettings):
     oldest_pending_max_s: Seconds = 20.0
     """A host whose oldest command waits longer counts as one that doesn't answer."""
 
+    # --- commands and events ---
+    payload_size_max_bytes: int = Field(default=PAYLOAD_SIZE_MAX_BYTES, ge=1024, le=64 * 1024 * 1024)
+    """What one command, and one event, may take as JSON. A stored event is read whatever its size."""
+
     # --- hosts ---
     host_pending_commands_max: Count = 20_000
     """Commands that one host holds; past it calls are answered Overloaded."""
@@ -80,6 +85,7 @@ class Settings(BaseSettings):
             pending_commands_max=self.host_pending_commands_max,
             pending_bytes_max=self.host_pending_bytes_max,
             live_aggregates_max=self.host_live_aggregates_max,
+            payload_size_max_bytes=self.payload_size_max_bytes,
         )
 
     def client_limits(self) -> ClientLimits:

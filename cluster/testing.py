@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from actors.hosting import HostCore, HostHealth
+from actors.registry import AggregateRegistry
 from cluster.application import Application
 from cluster.coordination import Coordination
 from cluster.opening import Opening, open_base
@@ -57,7 +58,7 @@ class InProcessRuntime(Operations):
         async with AsyncExitStack() as ending:
             base = await open_base(url, hosts, app, shards, settings, ending)
             followers = LocalFollowers(base.store, base.read_models, base.application)
-            local_hosts = LocalHosts(base.store, base.application, base.settings, followers)
+            local_hosts = LocalHosts(base.store, base.registry, base.settings, followers)
             coordination = Coordination(base.store, local_hosts, followers, hosts, base.settings)
             ending.push_async_callback(coordination.stop)
             await coordination.start(f"tests {uuid7()}")
@@ -68,17 +69,17 @@ class LocalHosts:
     """Hosts in this process; see `HostProcesses` and `Transport`."""
 
     def __init__(
-        self, store: EventStore, application: Application, settings: Settings, followers: LocalFollowers
+        self, store: EventStore, registry: AggregateRegistry, settings: Settings, followers: LocalFollowers
     ) -> None:
         self._store = store
-        self._application = application
+        self._registry = registry
         self._settings = settings
         self._followers = followers
         self._cores: dict[str, HostCore] = {}
 
     async def start(self, name: str) -> None:
         limits = self._settings.host_limits()
-        core = HostCore(name, self._store, self._application.registry, limits, self._followers.push)
+        core = HostCore(name, self._store, self._registry, limits, self._followers.push)
         core.start()
         self._cores[name] = core
 

@@ -65,7 +65,7 @@ class EventRegistry:
         except PydanticSerializationError as error:
             raise InvalidValue(event.event_type, ascii(event)[:200], "leave out what JSON can't hold") from error
         if len(encoded) > self._payload_size_max_bytes:
-            remedy = f"an event of at most {self._payload_size_max_bytes} bytes was expected"
+            remedy = f"an event of at most {self._payload_size_max_bytes} bytes was expected (payload_size_max_bytes)"
             raise InvalidValue(event.event_type, f"{len(encoded)} bytes", remedy)
         data = encoded.decode()
         if "\\u0000" in data:  # NUL, or a text that spells it out

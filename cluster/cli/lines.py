@@ -20,7 +20,8 @@ from actors.registry import AggregateRegistry
 from store.errors import InvalidValue
 from store.identity import checked_id
 
-LINE_SIZE_MAX_BYTES = 1024 * 1024
+ENVELOPE_SIZE_MAX_BYTES = 64 * 1024
+"""What a line may hold beside its command."""
 CHUNK_SIZE_BYTES = 64 * 1024
 
 
@@ -81,9 +82,10 @@ async def read_lines(
 ) -> AsyncIterator[Line | BadLine]:
     """Read lines from a file or pipe until its end, without blocking the event loop on a pipe; empty ones are skipped.
 
-    `on_bytes` hears how many bytes each read brought. A line over 1 MiB is a bad one.
+    `on_bytes` hears how many bytes each read brought. A line much larger than the largest command is a bad one.
     """
     rest, number, skipping = b"", 0, False
+    size_max_bytes = registry.payload_size_max_bytes + ENVELOPE_SIZE_MAX_BYTES
     while chunk := await _read(descriptor):
         on_bytes(len(chunk))
         *whole, rest = (rest + chunk).split(b"\n")
@@ -93,11 +95,9 @@ async def read_lines(
                 skipping = False
             elif text.strip():
                 yield parse_line(number, text, registry)
-        if len(rest) > LINE_SIZE_MAX_BYTES:
+        if len(rest) > size_max_bytes:
             if not skipping:
-                yield BadLine(
-                    number + 1, f"line: {len(rest)}+ bytes: at most {LINE_SIZE_MAX_BYTES} bytes were expected"
-                )
+                yield BadLine(number + 1, f"line: {len(rest)}+ bytes: at most {size_max_bytes} bytes were expected")
             rest, skipping = b"", True
     if rest.strip() and not skipping:
         yield parse_line(number + 1, rest, registry)

@@ -84,7 +84,7 @@ async def _submit_lines(runtime: Runtime, descriptor: int, application: Applicat
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
 
     async def good_lines() -> AsyncIterator[Line]:
-        async for line in read_lines(descriptor, application.registry, advance):
+        async for line in read_lines(descriptor, runtime.registry, advance):
             if isinstance(line, BadLine):
                 tally.rejected += 1
                 complain(f"line {line.number}: {line.reason}")

@@ -10,7 +10,7 @@ import pytest
 
 from actors.customers import CreateCustomer, CreateOrder, Customer, Order
 from actors.registry import AggregateRegistry
-from cluster.cli.lines import LINE_SIZE_MAX_BYTES, BadLine, Line, parse_line, read_lines
+from cluster.cli.lines import BadLine, Line, parse_line, read_lines
 
 REGISTRY = AggregateRegistry([Customer, Order])
 ORDER = b'"command": "CreateOrder", "data": {"order_id": "o-1", "customer_id": "c-1", "total_amount": %s}'
@@ -108,7 +108,7 @@ async def lines_of(descriptor: int) -> list[Line | BadLine]:
 async def test_lines_of_a_file_keep_their_numbers_past_empty_and_endless_ones(tmp_path: Path) -> None:
     good = b"{%b}" % (ORDER % b"1")
     path = tmp_path / "commands.jsonl"
-    path.write_bytes(b"\n".join([good, b"", b"x" * (2 * LINE_SIZE_MAX_BYTES), good, b"{", good]))
+    path.write_bytes(b"\n".join([good, b"", b"x" * (2 * REGISTRY.payload_size_max_bytes), good, b"{", good]))
     descriptor = os.open(path, os.O_RDONLY)
     try:
         lines = await lines_of(descriptor)
