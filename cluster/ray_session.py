@@ -20,17 +20,10 @@ import ray
 from ray._private.services import find_bootstrap_address, find_gcs_addresses
 from ray.exceptions import RayError
 
+from cluster.ray_probe import RayUnavailable, check_cluster
 from cluster.settings import Settings
-from store.errors import EventrayError
 
 NEW = "local"
-
-
-class RayUnavailable(EventrayError):
-    """Ray at {0} can't be used: {1}"""
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
 
 
 _lock = threading.Lock()
@@ -49,10 +42,12 @@ def connect(address: str | None, settings: Settings) -> bool:
             _users += bool(_users)
             return _users > 0
         address = address or os.environ.get("RAY_ADDRESS") or _running_here() or NEW
+        if address != NEW:
+            check_cluster(address)
         try:
             _init(address, settings)
         except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
-            raise RayUnavailable(address, " ".join(str(error).split())) from error
+            raise RayUnavailable(address, _in_one_line(error)) from error
         _users = 1
         return True
 
@@ -80,6 +75,12 @@ def _init(address: str, settings: Settings) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def _in_one_line(error: BaseException) -> str:
+    """What Ray says, with what it keeps for itself: why a machine can't be a driver's is in the cause alone."""
+    reasons = [" ".join(str(each).split()) for each in (error, error.__cause__) if each is not None]
+    return ": ".join(filter(None, reasons))
 
 
 def _running_here() -> str | None:
