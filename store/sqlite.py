@@ -2,8 +2,8 @@
 
 An append is one hop to a thread that owns a connection, and one transaction there. The sqlite3 driver lets go of the
 interpreter lock at each row it steps over, and gets it back from a busy event loop only after 5 ms (measured: 250
-rows/s in a thread beside one); so the hot statements take many rows in one step: multi-row VALUES going in, one JSON
-array coming out. Not here: the file itself (`sqlite_file.py`).
+rows/s in a thread beside one); so the hot statements take many rows in one step: multi-row VALUES going in, one row
+of JSON arrays coming out. Not here: the file itself (`sqlite_file.py`), the form of events (`sqlite_rows.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Text, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -25,41 +25,16 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from store import process, sqlite_file
 from store.errors import OutcomeUnknown, StoreUnavailable
 from store.records import EventRecord, ShardAppend, Snapshot, Writer
-from store.schema import StoreIdentity, events
+from store.schema import StoreIdentity
 from store.sql import SqlStore, Work
 from store.sqlite_file import UNFIT_VALUE, SqliteFile, primary_code, store_error
+from store.sqlite_rows import FIND_COMMANDS, READ_SHARD, READ_STREAM, READ_STREAMS, carefully, records_of, text_of
 
 T = TypeVar("T")
 INSERT_ROWS_MAX = 512
 """Rows in one INSERT. What is left goes in smaller powers of two, so that few statements are compiled, each once."""
 INSERT = f"INSERT INTO events ({', '.join(EventRecord._fields)}) VALUES "  # noqa: S608
 ROW = f"({', '.join('?' * len(EventRecord._fields))})"
-EVENT_ID = EventRecord._fields.index("event_id")
-TEXTS = [place for place, column in enumerate(events.columns) if isinstance(column.type, Text)]
-
-
-def _rows_out(text_form: str) -> str:
-    forms = [text_form if place in TEXTS else "{}" for place in range(len(EventRecord._fields))]
-    forms[EVENT_ID] = "hex({})"
-    columns = [form.format(name) for form, name in zip(forms, EventRecord._fields, strict=True)]
-    return f"SELECT json_group_array(json_array({', '.join(columns)})) FROM "  # noqa: S608
-
-
-ROWS_OUT = _rows_out("{0}")
-CAREFUL_ROWS_OUT = _rows_out(
-    "CASE typeof({0}) WHEN 'null' THEN NULL WHEN 'text' THEN hex({0}) ELSE 'X' || hex({0}) END"
-)
-"""As `ROWS_OUT`, for damaged rows, which JSON can't carry: hexadecimal digits, behind an X for what is no text."""
-READ_SHARD = f"{ROWS_OUT} (SELECT * FROM events WHERE shard = ? AND position > ? ORDER BY position LIMIT ?)"  # noqa: S608
-READ_STREAM = f"{ROWS_OUT} (SELECT * FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT ?)"  # noqa: S608
-READ_STREAMS = f"""{ROWS_OUT} (
-    SELECT events.* FROM json_each(?) AS wanted CROSS JOIN events
-    ON events.stream = json_extract(wanted.value, '$[0]') AND events.version > json_extract(wanted.value, '$[1]')
-    ORDER BY events.stream, events.version)"""  # noqa: S608
-FIND_COMMANDS = f"""{ROWS_OUT} (
-    SELECT events.* FROM json_each(?) AS wanted CROSS JOIN events
-    ON events.shard = json_extract(wanted.value, '$[0]') AND events.command_key = json_extract(wanted.value, '$[1]')
-    AND events.stream = json_extract(wanted.value, '$[2]'))"""  # noqa: S608
 READ_SNAPSHOTS = """SELECT json_group_array(json_array(
         hex(stream), CAST(version AS INTEGER), hex(fingerprint), hex(data), CAST(recorded_at AS INTEGER)))
     FROM snapshots WHERE stream IN (SELECT value FROM json_each(?))"""
@@ -74,7 +49,6 @@ OWNED = """SELECT json_group_array(json_array(shard, epoch, head)) FROM shards
 ADVANCE = """UPDATE shards SET head = json_extract(wanted.value, '$[3]') FROM json_each(?) AS wanted
     WHERE shards.shard = json_extract(wanted.value, '$[0]') AND epoch = json_extract(wanted.value, '$[1]')
     AND head = json_extract(wanted.value, '$[2]')"""
-SHOWN_DIGITS_MAX = 40
 NOT_JSON = (sqlite3.SQLITE_ERROR, 0)
 """What SQLite says where a value is a BLOB, and what Python's driver says where a text is not UTF-8."""
 WRITING = "eventray_writing"
@@ -120,7 +94,7 @@ class SqliteStore(SqlStore):
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         rows = await self._fetch(READ_SNAPSHOTS, json.dumps(list(streams)))
-        found = [Snapshot(_text(s), version, _text(f), _text(d), at) for s, version, f, d, at in rows]
+        found = [Snapshot(text_of(s), version, text_of(f), text_of(d), at) for s, version, f, d, at in rows]
         return {snapshot.stream: snapshot for snapshot in found}
 
     async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
@@ -224,31 +198,27 @@ class SqliteStore(SqlStore):
     async def _records(self, query: str, *values: Any) -> list[EventRecord]:
         def read() -> list[EventRecord]:
             try:
-                rows = self._read_rows(query, values)
+                return records_of(self._read_row(query, values))
             except StoreUnavailable as error:
                 if primary_code(error.__cause__ or error) not in NOT_JSON:
                     raise
-                rows = self._read_rows(query.replace(ROWS_OUT, CAREFUL_ROWS_OUT), values)
-                for row in rows:
-                    for place in TEXTS:
-                        row[place] = _text_or_what_it_is(row[place])
-            for row in rows:
-                row[EVENT_ID] = bytes.fromhex(row[EVENT_ID])
-            return [EventRecord._make(row) for row in rows]
+                return records_of(self._read_row(carefully(query), values), careful=True)
 
         return await self._on_thread(self._read_thread, read)
 
     async def _fetch(self, query: str, *values: Any) -> list[Any]:
-        return await self._on_thread(self._read_thread, lambda: self._read_rows(query, values))
+        (rows,) = await self._on_thread(self._read_thread, lambda: self._read_row(query, values))
+        return list(json.loads(rows))
 
-    def _read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+    def _read_row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the one row that a query has."""
         try:
             if self._read_connection is None:
                 self._read_connection = self._file.connect()
-            (rows,) = self._read_connection.execute(query, values).fetchone()
+            row: tuple[Any, ...] = self._read_connection.execute(query, values).fetchone()
         except sqlite3.Error as error:
             raise store_error(error) from error
-        return list(json.loads(rows))
+        return row
 
     def _writing_connection(self) -> sqlite3.Connection:
         if self._write_connection is None:
@@ -307,18 +277,6 @@ def _engine(file: SqliteFile) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
-
-
-def _text(hexadecimal: str) -> str:
-    """Return a text that came out as hexadecimal digits, since json_array fails at a damaged one."""
-    return bytes.fromhex(hexadecimal).decode(errors="backslashreplace")
-
-
-def _text_or_what_it_is(digits: str | None) -> str | None:
-    """Return the text of what `CAREFUL_ROWS_OUT` brought; of what is none, words that are no JSON."""
-    if digits is None or not digits.startswith("X"):
-        return None if digits is None else _text(digits)
-    return f"no text, but the bytes {digits[1:][:SHOWN_DIGITS_MAX]}"
 
 
 def _translated(error: DBAPIError) -> Exception:
