@@ -7,11 +7,9 @@ parallel (`cluster/replaying.py`).
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ from actors.aggregate import Aggregate
 from actors.registry import AggregateRegistry
 from store.errors import EventrayError
 from store.events import Event
-from store.paging import read_log
+from store.paging import collecting_rarely, read_log
 from store.ports import EventReader
 from store.records import EventRecord
 
@@ -74,7 +72,7 @@ async def replay_shard(store: EventReader, registry: AggregateRegistry, shard: i
     replay = ShardReplay(shard)
     head = (await store.heads()).get(shard, 0)
     start: int | None = 0
-    with _collecting_rarely():
+    with collecting_rarely():
         while start is not None:
             fold = _Fold(registry, replay, first=start == 0)
             async for page in read_log(store, shard, start, head):
@@ -170,14 +168,3 @@ class _Fold:
         replay.failed += 1
         if len(replay.failures) < FAILURES_MAX:
             replay.failures.append(Failure(record.stream, record.version, str(error)))
-
-
-@contextmanager
-def _collecting_rarely() -> Iterator[None]:
-    """Look for garbage in cycles rarely: events make none, and looking at each page costs half of the speed."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(200_000, 20, 20)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)

@@ -16,7 +16,7 @@ from store.codec import EventRegistry
 from store.errors import EventrayError, UndecodableEvent
 from store.identity import shard_of
 from store.metadata import Metadata
-from store.paging import read_log
+from store.paging import collecting_rarely, read_log
 from store.ports import EventReader
 from store.records import EventRecord
 from store.streams import StreamChecker
@@ -87,20 +87,21 @@ async def audit_shard(
         audit.add(Finding("head", "the store has no row for this shard", shard))
     head = heads.get(shard, 0)
     position = 0
-    async for page in read_log(store, shard, 0, head):
-        for record in page:
-            if record.position != position + 1:
-                _add_gap(audit, position, record.position)
-            position = record.position
-            flaw = await streams.check(record)
-            if flaw is not None:
-                audit.add(_of(record, flaw.field, flaw.problem))
-            _check_alone(audit, record, store.shards, events)
-        for finding in await beside(page) if beside is not None else ():
-            audit.add(finding)
-        audit.events += len(page)
-        streams.forget_some()
-        progress(len(page))
+    with collecting_rarely():
+        async for page in read_log(store, shard, 0, head):
+            for record in page:
+                if record.position != position + 1:
+                    _add_gap(audit, position, record.position)
+                position = record.position
+                flaw = await streams.check(record)
+                if flaw is not None:
+                    audit.add(_of(record, flaw.field, flaw.problem))
+                _check_alone(audit, record, store.shards, events)
+            for finding in await beside(page) if beside is not None else ():
+                audit.add(finding)
+            audit.events += len(page)
+            streams.forget_some()
+            progress(len(page))
     if position < head:
         audit.add(Finding("head", f"the head is {head}, and the last event at {position}", shard, position))
     await _check_beyond(audit, store, head)
