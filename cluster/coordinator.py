@@ -187,7 +187,7 @@ class Coordinator:
         coordination = Coordination(
             store,
             RayProcesses(partial(_make_host, plan, counts)),
-            RayProcesses(partial(_make_projection_host, plan, store.shards)) if plan.application.projections else None,
+            RayProcesses(partial(_make_projection_host, plan, store.shards)),
             plan.hosts,
             plan.settings,
         )

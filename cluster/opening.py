@@ -15,6 +15,7 @@ from cluster.application import Application, application_of
 from cluster.client import CommandClient
 from cluster.operations import Followers, Ports
 from cluster.settings import Settings, read_settings
+from cluster.subscriptions import Subscriptions
 from cluster.transport import Transport
 from projections.read_models import ReadModels
 from store.errors import InvalidValue
@@ -62,10 +63,21 @@ class Base(NamedTuple):
     read_models: ReadModels
 
     def ports(self, transport: Transport, followers: Followers, ending: AsyncExitStack) -> Ports:
-        """Return what a runtime's operations need, with a client that closes with `ending`."""
+        """Return what a runtime's operations need, with a client and subscriptions that close with `ending`."""
         client = CommandClient(transport, self.store, self.store.shards, self.settings.client_limits())
         ending.push_async_callback(client.close, self.settings.close_timeout_s)
-        return Ports(self.application, self.registry, self.settings, self.store, client, self.read_models, followers)
+        subscriptions = Subscriptions(self.store, self.registry.events, followers.listen)
+        ending.push_async_callback(subscriptions.close)
+        return Ports(
+            self.application,
+            self.registry,
+            self.settings,
+            self.store,
+            client,
+            self.read_models,
+            followers,
+            subscriptions,
+        )
 
 
 async def open_base(

@@ -1,4 +1,4 @@
-"""What a runtime does for its users: submit, query, load; whatever carries commands and holds read models.
+"""What a runtime does for its users: submit, query, subscribe, load; whatever carries commands and holds read models.
 
 The bodies of `Runtime` (over Ray) and of `cluster.testing.InProcessRuntime` (over nothing), written once over ports.
 Not here: how a runtime begins and ends.
@@ -7,7 +7,7 @@ Not here: how a runtime begins and ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,12 +22,17 @@ from actors.wire import Receipt
 from cluster.application import Application
 from cluster.client import CommandClient
 from cluster.settings import Settings
+from cluster.subscriptions import Subscription, Subscriptions
 from cluster.transport import HostGone
+from projections.callbacks import Callback
 from projections.errors import ConsistencyTimeout
 from projections.projection import Projection
 from projections.read_models import ReadModels
+from projections.subscriber import Start
 from store.errors import EventrayError, InvalidValue
+from store.events import Event
 from store.ports import EventReader
+from store.records import EventRecord
 
 FOLLOWER_PAUSE_S = 0.1
 
@@ -44,6 +49,13 @@ class Followers(Protocol):
         """
         ...
 
+    async def listen(self, listener: str, timeout_s: float) -> list[EventRecord]:
+        """Return what was committed since this listener's last call, as far as it is known; the store is the truth.
+
+        Waits for something to come, at most `timeout_s`. Raises HostGone where nobody can be asked now.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -56,6 +68,7 @@ class Ports:
     client: CommandClient
     read_models: ReadModels
     followers: Followers
+    subscriptions: Subscriptions
 
 
 class Operations:
@@ -150,6 +163,43 @@ class Operations:
         if after is None:
             return (await self._ports.read_models.query(projection, key)).row
         return await self._query_after(projection, key, after, timeout_s)
+
+    async def subscribe(
+        self,
+        event_type: type[Event] | None,
+        handler: Callback,
+        *,
+        name: str | None = None,
+        start: Start = "now",
+    ) -> Subscription:
+        """Have a function called with each stored event of a type, of all types derived from it, or (None) of all.
+
+        One event at a time, each shard's in order; between shards there is no order. A coroutine function is awaited;
+        a plain one is called in a thread of its own. While it fails at an event, that event's shard waits and is tried
+        again, ever more slowly, and the others go on. A slow or failing function holds up neither commands nor other
+        subscriptions.
+
+        With a `name` its progress is kept in the store: under the same name it goes on where it was, at least once for
+        each event (at most what it took within half a second may come again after a crash); a name belongs to one
+        runtime at a time. Without one it ends with this runtime. `start` is where it begins that has no progress yet:
+        with what is stored from now on, or with the log's first event.
+
+        Raises InvalidValue; RestoredBehind where the log was restored to before its progress; StoreUnavailable.
+        """
+        return await self._ports.subscriptions.subscribe(event_type, handler, name, start)
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription; see `Subscription.unsubscribe`."""
+        await subscription.unsubscribe()
+
+    def stream(
+        self, event_type: type[Event] | None = None, *, name: str | None = None, start: Start = "now"
+    ) -> AsyncGenerator[Event, None]:
+        """Yield stored events as `subscribe` hands them to a function; each is taken when the next one is asked for.
+
+        Ends with the runtime. Raises what `subscribe` does.
+        """
+        return self._ports.subscriptions.stream(event_type, name, start)
 
     async def load(
         self,

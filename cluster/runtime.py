@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
+import msgpack
 import ray
 import structlog
 from ray.exceptions import ActorDiedError, RayError
@@ -26,6 +27,7 @@ from cluster.settings import Settings
 from cluster.transport import HostGone
 from store.errors import EventrayError
 from store.identity import uuid7
+from store.records import EventRecord
 from store.urls import shared_url
 
 log = structlog.get_logger(__name__)
@@ -116,6 +118,13 @@ class RayFollowers:
         self._name: str | None = None
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
+        await self._ask("wait_for", projection, shard, position, timeout_s)
+
+    async def listen(self, listener: str, timeout_s: float) -> list[EventRecord]:
+        blobs: list[bytes] = await self._ask("listen", listener, timeout_s)
+        return [EventRecord._make(fields) for blob in blobs for fields in msgpack.unpackb(blob)]
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
         if self._name is None:
             try:
                 self._name = await self._coordinator.projection_host.remote()
@@ -124,7 +133,7 @@ class RayFollowers:
         if self._name is None:
             raise HostGone("projections", "it is being replaced")
         try:
-            await self._transport.ask(self._name, "wait_for", projection, shard, position, timeout_s)
+            return await self._transport.ask(self._name, method, *arguments)
         except HostGone:
             self._name = None
             raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -18,8 +18,12 @@ from actors.wire import Receipt
 from cluster.application import Application
 from cluster.operations import ActorAddress
 from cluster.runtime import Runtime
+from cluster.subscriptions import Subscription
+from projections.callbacks import Callback
 from projections.projection import Projection
+from projections.subscriber import Start
 from store.errors import EventrayError
+from store.events import Event
 
 Result = TypeVar("Result")
 SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
@@ -82,6 +86,28 @@ class SyncRuntime:
         """Return a row of a read model; see `Operations.query`."""
         return _blocking(self._runtime.query(projection, key, after=after, timeout_s=timeout_s), self._loop)
 
+    def subscribe(
+        self, event_type: type[Event] | None, handler: Callback, *, name: str | None = None, start: Start = "now"
+    ) -> Subscription:
+        """Have a function called with events; see `Operations.subscribe`."""
+        work = self._runtime.subscribe(event_type, handler, name=name, start=start)
+        return _blocking(work, self._loop)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription; see `Subscription.unsubscribe`."""
+        _blocking(self._runtime.unsubscribe(subscription), self._loop)
+
+    def stream(
+        self, event_type: type[Event] | None = None, *, name: str | None = None, start: Start = "now"
+    ) -> Generator[Event, None, None]:
+        """Yield events as they come; see `Operations.stream`."""
+        events = self._runtime.stream(event_type, name=name, start=start)
+        try:
+            while (event := _blocking(_next(events), self._loop)) is not None:
+                yield event
+        finally:
+            _blocking(events.aclose(), self._loop)
+
     def load(
         self,
         aggregate_class: type[SomeAggregate],
@@ -117,6 +143,10 @@ class SyncActorAddress(Generic[SomeAggregate]):
     def load(self, version: int | None = None, as_of: datetime | None = None) -> SomeAggregate:
         """Return a copy of it as it is or was; see `Operations.load`."""
         return _blocking(self._address.load(version, as_of), self._loop)
+
+
+async def _next(events: AsyncIterator[Event]) -> Event | None:
+    return await anext(events, None)
 
 
 def _blocking(work: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop) -> Result:

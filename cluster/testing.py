@@ -20,6 +20,7 @@ from cluster.operations import Operations, Ports
 from cluster.settings import Settings
 from cluster.supervision import ProcessLost
 from cluster.transport import HostGone
+from projections.listening import Listeners
 from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
 from projections.subscriber import Subscriber
@@ -128,11 +129,16 @@ class LocalFollowers:
             )
             for projection in application.projections
         }
+        self._listeners: Listeners[list[EventRecord]] = Listeners()
         self._tasks: list[asyncio.Task[None]] = []
 
     def push(self, records: list[EventRecord]) -> None:
         for subscriber in self._subscribers.values():
             subscriber.push(records)
+        self._listeners.push(records)
+
+    async def listen(self, listener: str, timeout_s: float) -> list[EventRecord]:
+        return [record for records in await self._listeners.listen(listener, timeout_s) for record in records]
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
         await self._subscribers[projection].wait_for(shard, position, timeout_s)

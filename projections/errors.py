@@ -32,6 +32,16 @@ class ProjectionFailed(EventrayError):
         super().__init__(projection, stream, version, event_type, reason)
 
 
+class DeliveryFailed(EventrayError):
+    """Subscriber {0} failed at {3} ({1} version {2}) and waits before it: {4}
+
+    The event's shard stands still for this subscriber until a retry goes through; other shards go on.
+    """
+
+    def __init__(self, subscriber: str, stream: str, version: int, event_type: str, reason: str) -> None:
+        super().__init__(subscriber, stream, version, event_type, reason)
+
+
 class ReadModelRejected(EventrayError):
     """The read model's database refused the changes, and none of them was made: {0}"""
 
@@ -71,21 +81,19 @@ class ReadModelVersion(EventrayError):
 
 
 class RestoredBehind(EventrayError):
-    """{0} has applied events up to position {2} of shard {1}, but the log {3}.
+    """{0} has taken events up to position {2} of shard {1}, but the log {3}: the store was restored, or is another one.
 
-    The store was restored to an earlier state, or is another one. Nothing is applied until that is settled.
+    Nothing is taken until that is settled. The last field is the remedy.
     """
 
-    def __init__(self, projection: str, shard: int, position: int, found: str) -> None:
-        super().__init__(projection, shard, position, found)
+    def __init__(self, subscriber: str, shard: int, position: int, found: str, remedy: str) -> None:
+        super().__init__(subscriber, shard, position, found, remedy)
 
     def __str__(self) -> str:
-        name, shard, position, found = self.args
         return (
-            f"{name} has applied events up to position {position} of shard {shard}, but the log {found}: the store was"
-            " restored to an earlier state, or is another one. Restore the read model's backup of the same time too,"
-            " or move the read model away (SQLite: its .read file); it is filled anew from the log at start."
-        )
+            "{0} has taken events up to position {2} of shard {1}, but the log {3}: the store was restored to an"
+            " earlier state, or is another one. Remedy: {4}."
+        ).format(*self.args)
 
 
 class NotFollowed(EventrayError):

@@ -1,5 +1,7 @@
 """The Ray actor that follows the log for all projections: a thin shell around `Subscriber` (`subscriber.py`).
 
+What it is pushed it also hands on to those who listen: the subscriptions of drivers.
+
 It opens nothing when it is made, so that a store that is away can't kill it for good. Not here: who makes it and who
 tells the hosts to push to it (the coordinator).
 """
@@ -16,6 +18,7 @@ import ray
 import structlog
 
 from projections.errors import NotFollowed
+from projections.listening import Listeners
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
@@ -72,6 +75,7 @@ class ProjectionHost:
         self._read_models: ReadModels | None = None
         self._subscribers: dict[str, Subscriber] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._listeners: Listeners[bytes] = Listeners()
 
     def __repr__(self) -> str:
         return self._title  # asked for even where the plan can't be read, in order to say so
@@ -108,9 +112,14 @@ class ProjectionHost:
 
     async def push(self, blob: bytes) -> None:
         """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
+        self._listeners.push(blob)
         records = [EventRecord._make(fields) for fields in msgpack.unpackb(blob)]
         for subscriber in self._subscribers.values():
             subscriber.push(records)
+
+    async def listen(self, name: str, timeout_s: float) -> list[bytes]:
+        """Return what was pushed here since the last call under this name; see `Listeners.listen`."""
+        return await self._listeners.listen(name, timeout_s)
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
         """Return once the read model holds the shard's events up to `position`.

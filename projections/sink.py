@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from projections.read_models import Checkpoint
 from store.errors import EventrayError
-from store.records import EventRecord
+from store.records import Checkpoint, EventRecord
 
 
 class Taken(NamedTuple):
@@ -36,6 +35,11 @@ class Sink(Protocol):
     @property
     def subscriber(self) -> str:
         """The name that its checkpoints are kept under."""
+        ...
+
+    @property
+    def restored_remedy(self) -> str:
+        """What to do where the log was restored to before a checkpoint."""
         ...
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:

@@ -15,11 +15,10 @@ from typing import Literal, NamedTuple
 import structlog
 
 from projections.errors import ConsistencyTimeout, NotFollowed, RestoredBehind
-from projections.read_models import Checkpoint
 from projections.sink import Sink
 from store.errors import EventrayError
 from store.ports import EventReader
-from store.records import EventRecord
+from store.records import Checkpoint, EventRecord
 
 log = structlog.get_logger(__name__)
 
@@ -283,9 +282,12 @@ class Subscriber:
         if checkpoint.position:
             records = await self._store.read_shard(shard, checkpoint.position - 1, 1)
             if not records:
-                raise RestoredBehind(self.sink.name, shard, checkpoint.position, "ends before it")
+                raise self._restored(shard, checkpoint.position, "ends before it")
             if records[0].event_id != checkpoint.event_id:
-                raise RestoredBehind(self.sink.name, shard, checkpoint.position, "has another event there")
+                raise self._restored(shard, checkpoint.position, "has another event there")
+
+    def _restored(self, shard: int, position: int, found: str) -> RestoredBehind:
+        return RestoredBehind(self.sink.name, shard, position, found, self.sink.restored_remedy)
 
     async def _ends(self) -> dict[int, Checkpoint]:
         """Return where each shard's log ends, as a checkpoint there."""

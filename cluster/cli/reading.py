@@ -6,6 +6,7 @@ Not here: how a read model is kept, or an aggregate folded.
 from __future__ import annotations
 
 import json as jsonlib
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from actors.commands import shown
 from actors.history import EventChanges, FieldChange, changes_of
 from actors.repository import load_aggregate
 from cluster.application import application_of
+from cluster.cli import following
 from cluster.cli.console import cell, complain, print_json
 from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
 from projections.projection import Projection
@@ -35,6 +37,8 @@ PAGE_SIZE = 1_000
 """Events read at once."""
 
 Stream = Annotated[str, typer.Argument(help="category-id, as in customer-00004.")]
+AnyStream = Annotated[str | None, typer.Argument(help="category-id, as in customer-00004.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Go on with what is stored from now on, until Ctrl-C.")]
 Diff = Annotated[bool, typer.Option("--diff", help="What each event up to then changed.")]
 Version = Annotated[
     int | None, typer.Option("--version", min=1, help="As it was at this version: 1 is the first event.")
@@ -49,8 +53,16 @@ AsOf = Annotated[
 ]
 
 
-def events(stream: Stream, store: Store, json: Json = False) -> None:
-    """Print the events of a stream, in order. A stream without events makes the exit code 1."""
+def events(store: Store, stream: AnyStream = None, follow: Follow = False, json: Json = False) -> None:
+    """Print the events of a stream, in order. A stream without events makes the exit code 1.
+
+    With --follow, go on with those that are stored from now on, until Ctrl-C; without a stream, those of all.
+    """
+    if follow:
+        run(following.follow(store, stream, _print_as_json if json else _print_line))
+        return
+    if stream is None:
+        raise typer.BadParameter("name a stream, or give --follow for the events of all")
     records = run(_read_stream(store, stream))
     if json:
         print_json([_event_json(record) for record in records])
@@ -170,6 +182,16 @@ def _nothing(message: str) -> NoReturn:
     raise typer.Exit(EXIT_FAILED)
 
 
+def _print_as_json(record: EventRecord) -> None:
+    print_json(_event_json(record))
+    sys.stdout.flush()
+
+
+def _print_line(record: EventRecord) -> None:
+    place = f"{_occurred_at(record):%Y-%m-%d %H:%M:%S} {record.stream} {record.version} {record.type}"
+    print(cell(f"{place} {_fields(record)}".replace("\n", " ")).plain, flush=True)
+
+
 def _event_json(record: EventRecord) -> dict[str, Any]:
     metadata = jsonlib.loads(record.metadata or "{}")
     return {
@@ -178,7 +200,7 @@ def _event_json(record: EventRecord) -> dict[str, Any]:
         "event_type": record.type,
         "schema_version": record.schema_version,
         "data": jsonlib.loads(record.data),
-        "occurred_at": _occurred_at(record, metadata),
+        "occurred_at": _occurred_at(record),
         "recorded_at": moment(record.recorded_at),
         "id": str(uuid.UUID(bytes=record.event_id)),
         "shard": record.shard,
@@ -189,8 +211,8 @@ def _event_json(record: EventRecord) -> dict[str, Any]:
     }
 
 
-def _occurred_at(record: EventRecord, metadata: dict[str, Any]) -> datetime:
-    return moment(metadata.get("occurred_at", record.recorded_at))
+def _occurred_at(record: EventRecord) -> datetime:
+    return moment(jsonlib.loads(record.metadata or "{}").get("occurred_at", record.recorded_at))
 
 
 def _event_table(stream: str, records: list[EventRecord]) -> Table:
@@ -200,11 +222,14 @@ def _event_table(stream: str, records: list[EventRecord]) -> Table:
     table.add_column("occurred at", no_wrap=True)
     table.add_column("data", overflow="fold")
     for record in records:
-        occurred_at = _occurred_at(record, jsonlib.loads(record.metadata or "{}"))
-        data = jsonlib.loads(record.data)
-        fields = ", ".join(f"{name}={value}" for name, value in data.items()) if isinstance(data, dict) else str(data)
-        table.add_row(str(record.version), record.type, f"{occurred_at:%Y-%m-%d %H:%M:%S}", cell(fields))
+        occurred_at = f"{_occurred_at(record):%Y-%m-%d %H:%M:%S}"
+        table.add_row(str(record.version), record.type, occurred_at, cell(_fields(record)))
     return table
+
+
+def _fields(record: EventRecord) -> str:
+    data = jsonlib.loads(record.data)
+    return ", ".join(f"{name}={value}" for name, value in data.items()) if isinstance(data, dict) else str(data)
 
 
 def _changes_json(event: EventChanges) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from actors.customers import CreateCustomer, PromoteToVip
 from cluster.testing import InProcessRuntime
-from tests.acceptance.commandline import ROOT, Done, all_events, eventray, in_process
+from tests.acceptance.commandline import EVENTRAY, ROOT, Done, all_events, environment, eventray, in_process
 
 pytestmark = pytest.mark.timeout(120)
 STORE = ["--store", "sqlite:///x.db"]
@@ -189,6 +191,19 @@ def test_events_prints_a_stream(shop: Path) -> None:
     page = in_process(shop, "events", "customer-c-1", EVENTRAY_STORE="sqlite:///x.db")
     assert page.exit_code == 0
     assert "CustomerPromoted" in page.out
+
+
+def test_events_follow_goes_on_until_ctrl_c(shop: Path) -> None:
+    following = subprocess.Popen(
+        [*EVENTRAY, "events", "customer-c-1", "--follow", *STORE, "--json"],
+        cwd=shop, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert following.stdout is not None
+    versions = [json.loads(following.stdout.readline())["version"] for _ in range(3)]
+    following.send_signal(signal.SIGINT)
+    rest, complaint = following.communicate(timeout=20)
+    assert (versions, rest, complaint, following.returncode) == ([1, 2, 3], "", "eventray: stopped\n", 130)
+    assert in_process(shop, "events", *STORE).exit_code == 2
 
 
 def test_show_prints_the_state_now_at_a_version_and_at_a_time(shop: Path) -> None:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import pytest
 
 from projections.errors import RestoredBehind
-from projections.read_models import Checkpoint
 from projections.sink import Taken
 from projections.subscriber import Start, Subscriber, SubscriberLimits
 from store import EventRecord
 from store.errors import EventrayError
 from store.memory import MemoryStore
+from store.records import Checkpoint
 from tests.logs import Log, created, ordered
 
 SHARDS = 4
@@ -25,6 +25,7 @@ class ListSink:
     """Keeps what it takes; takes at most `most` of a batch, and none of an event whose id is `refused`."""
 
     name = subscriber = "list"
+    restored_remedy = "write another list"
 
     def __init__(self) -> None:
         self.taken: list[EventRecord] = []

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 import pytest
+import ray
 from ray.util import list_named_actors
 
-from actors.customers import CreateCustomer, CreateOrder, Customer, PromoteToVip
+from actors.customers import CreateCustomer, CreateOrder, Customer, CustomerCreated, PromoteToVip
 from actors.errors import DomainError, InvalidCommand
 from cluster import Runtime, Settings, SyncRuntime
 from cluster.ray_edge import namespace_of
@@ -162,3 +164,44 @@ def test_the_blocking_form_does_the_same(store_url: str, settings: Settings) -> 
         assert runtime.actor(Customer, "c-1").load().version == 1
         with pytest.raises(DomainError):
             runtime.submit(ADA)
+
+
+async def test_subscribers_get_events_also_after_a_projection_host_was_replaced(
+    store_url: str, settings: Settings
+) -> None:
+    got: list[str] = []
+    delays: list[float] = []
+
+    async def note(event: CustomerCreated) -> None:
+        got.append(event.customer_id)
+        delays.append(time.monotonic() - stored_at)
+
+    async with Runtime.open(store_url, settings=settings) as runtime:
+        stored_at = time.monotonic()
+        await runtime.subscribe(CustomerCreated, note)
+        for number in range(10):
+            receipt = await runtime.submit(ADA.model_copy(update={"customer_id": f"c-{number}"}))
+            stored_at = time.monotonic()
+            async with asyncio.timeout(20):
+                while len(got) <= number:
+                    await asyncio.sleep(0.002)
+            if number == 5:
+                (host,) = [name for name in actors_of(receipt.store_id) if name.startswith("projections-")]
+                ray.kill(ray.get_actor(host, namespace=namespace_of(receipt.store_id)))
+        assert got == [f"c-{number}" for number in range(10)]
+        assert sorted(delays[:5])[2] < 0.3  # pushed: the log is looked at each second
+
+
+def test_the_blocking_runtime_streams_and_subscribes(store_url: str, settings: Settings) -> None:
+    got: list[str] = []
+    with SyncRuntime.open(store_url, settings=settings) as runtime:
+        subscription = runtime.subscribe(None, lambda event: got.append(event.customer_id), start="beginning")
+        runtime.submit(ADA)
+        events = runtime.stream(CustomerCreated, start="beginning")
+        assert next(events).version == 1
+        events.close()
+        deadline = time.monotonic() + 20
+        while not got and time.monotonic() < deadline:
+            time.sleep(0.005)
+        runtime.unsubscribe(subscription)
+    assert got == ["c-1"]

@@ -235,7 +235,7 @@ def test_read_models_are_beside_their_store(store: str, read_models: str | None)
     [
         ConsistencyTimeout("P", 1, 5, 2.0, 4, ""),
         ProjectionFailed("P", "s-1", 1, "T", "why"),
-        RestoredBehind("P", 1, 5, "ends before it"),
+        RestoredBehind("P", 1, 5, "ends before it", "move it away"),
         ReadModelVersion("P", 1, 2),
     ],
 )
