@@ -21,22 +21,7 @@ from projections.projection import Projection
 from projections.row_sql import Compiled, Statement, compiled, given, statements
 from projections.tables import checkpoints, projections
 from store.errors import InvalidValue
-
-
-class Checkpoint(NamedTuple):
-    """A place in a shard's log; position 0 and no event id: nothing is applied yet."""
-
-    position: int
-    event_id: bytes | None
-
-
-class Advance(NamedTuple):
-    """A checkpoint's move, to the position and id of the last event applied."""
-
-    shard: int
-    from_position: int
-    to_position: int
-    event_id: bytes
+from store.records import Advance, Checkpoint
 
 
 class Reading(NamedTuple):

@@ -5,21 +5,14 @@ Not here: reading and writing them (`read_models.py`), and the read models' own 
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Column, Integer, MetaData, Table, Text
 
 from store import schema
 
 metadata = MetaData()
 
-checkpoints = Table(
-    "checkpoints",
-    metadata,
-    Column("subscriber", Text, primary_key=True),
-    Column("shard", Integer, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, nullable=False),
-    Column("event_id", LargeBinary),
-)
-"""How far each subscriber is in each shard, and the id of the event there (null at 0), which a restore would change."""
+checkpoints = schema.checkpoints.to_metadata(metadata)
+"""As the store has them for other subscribers: in one database it is one table."""
 
 projections = Table(
     "projections",

@@ -23,11 +23,11 @@ from projections.errors import (
 )
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSink
-from projections.read_models import Advance, ReadModels
+from projections.read_models import ReadModels
 from projections.subscriber import Subscriber, SubscriberLimits
 from store import Event, EventRecord
 from store.memory import MemoryStore
-from store.records import moment
+from store.records import Advance, moment
 from tests.logs import EVENTS, RECORDED_AT, Log, created, ordered
 
 SHARDS = 4
