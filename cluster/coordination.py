@@ -1,40 +1,36 @@
-"""What a coordinator does: it holds the store, beats, and sees that each shard has a host and the log a follower.
+"""What a coordinator does: it holds the store, beats, and keeps the runtime as it is wanted.
 
 Ray-free: processes are made and asked through ports. The truth is in SQL; this only decides, so a coordinator that
-comes back begins with the store. Not here: Ray (`coordinator.py`), watching one process (`supervision.py`), which
-host gets which shards (`placement.py`).
+comes back begins with the store, and goes on with the processes that are there. Not here: Ray (`coordinator.py`), what
+is done to keep the runtime so (`stewarding.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
-from cluster.placement import place
+from cluster.ownership import HostProcesses
+from cluster.placement import check_hosts
+from cluster.places import cancelled
 from cluster.settings import Settings
-from cluster.supervision import Processes, ProcessLost, Supervisor
-from store.errors import StoreUnavailable, Superseded
+from cluster.status import Moving, ProcessStatus, RuntimeStatus
+from cluster.stewarding import Nodes, Steward
+from cluster.supervision import Processes, Supervisor
+from store.errors import EventrayError, StoreUnavailable, Superseded
 from store.ports import EventStore
 
 log = structlog.get_logger(__name__)
 
 
-class HostProcesses(Processes, Protocol):
-    """Hosts."""
+class NotSettled(EventrayError):
+    """The runtime is not as it is wanted yet, after {0} s: {1}. It goes on trying."""
 
-    async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
-        """Let a host claim those of the shards that are assigned to it; return their epochs."""
-        ...
-
-    async def push_to(self, name: str, projection_host: str) -> None:
-        """Tell a host which process its committed events are pushed to."""
-        ...
+    def __init__(self, waited_s: float, reason: str) -> None:
+        super().__init__(waited_s, reason)
 
 
 class Coordination:
@@ -44,70 +40,60 @@ class Coordination:
         self,
         store: EventStore,
         hosts: HostProcesses,
-        projections: Processes | None,
-        host_count: int,
+        projections: Processes,
+        nodes: Nodes,
         settings: Settings,
+        detached: bool = False,
     ) -> None:
-        """`projections` None: the application has none."""
+        """`detached` is only told."""
         self._store = store
-        self._hosts = hosts
-        self._projections = projections
-        self._host_count = host_count
+        self._ports = (hosts, projections, nodes)
         self._settings = settings
+        self._detached = detached
         self._generation = 0
-        self._incarnations = itertools.count(1)
-        self._host_places: list[Supervisor] = []
-        self._projection_place: Supervisor | None = None
+        self._steward: Steward | None = None
+        self._running: asyncio.Task[None] | None = None
         self._beat_task: asyncio.Task[None] | None = None
         self._beat_ending = asyncio.Event()
-        self._place_tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def projection_host(self) -> str | None:
         """The process that follows the log for all projections; None while there is none."""
-        return self._projection_place.name if self._projection_place else None
+        return self._steward.projection_host if self._steward else None
 
-    async def start(self, holder: str) -> None:
+    async def start(self, holder: str, hosts: int | None = None) -> None:
         """Take the store and bring up all processes; returns once they serve.
 
-        Raises StoreHeld, Superseded, and whatever keeps the first processes from serving; then `abandon` is due.
+        `hosts` is how many are wanted; None: as many as the store says, or one. Where `holder` has the store already,
+        it is a coordinator that came back: then the store's number counts, the processes that are there stay at work,
+        and it returns before others are made. Raises StoreHeld, Superseded, and whatever keeps the first processes
+        from serving; then `abandon` is due.
         """
+        before, kept = await self._store.holding(), await self._store.hosts_wanted()
         self._generation = await self._store.take(holder)
         self._beat_task = self._spawn(self._beat())
-        for former in {route.host for route in await self._store.routes() if route.host is not None}:
-            await self._store.end_writer(former)
-        numbers = [str(number) for number in range(1, self._host_count + 1)]
-        placement = place(self._store.shards, numbers, {})
-        for number in numbers:
-            shards = [shard for shard, owner in placement.items() if owner == number]
-            self._host_places.append(
-                self._place(self._hosts, f"host-{number}", partial(self._serve, shards), self._fence)
-            )
-        places = list(self._host_places)
-        if self._projections is not None:
-            self._projection_place = self._place(self._projections, "projections", self._push_all_to, _nothing)
-            places.append(self._projection_place)
-        self._place_tasks = {self._spawn(each.run()) for each in places}
-        serving = asyncio.gather(*(each.serving for each in places))
-        either: list[asyncio.Future[Any]] = [serving, self._over]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if self._over.done():
-            serving.cancel()
-            self._over.result()
+        self._steward = steward = Steward(
+            self._store, *self._ports, self._settings, self._generation, self._spawn
+        )  # fmt: skip
+        if before.holder == holder and not before.released and kept is not None:
+            await steward.resume(kept, await self._store.routes())
         else:
-            serving.result()
+            wanted = hosts or min(kept or 1, self._store.shards)
+            await self._store.want_hosts(self._generation, wanted)
+            await self._end_former()
+            await self._or_over(steward.begin(wanted))
+        self._running = self._spawn(steward.run())
 
     async def run(self) -> None:
-        """Keep it so until `stop`. Raises what ended it otherwise: Superseded, and then `abandon` is due."""
+        """Keep it so until `stop`. Raises what ended it otherwise; Superseded: another coordinator goes on."""
         await asyncio.shield(self._over)
 
     async def stop(self) -> None:
         """End all processes, each after what it has in hand, and give the store back. Calling it twice is safe."""
-        await _cancelled(self._place_tasks)
-        await asyncio.gather(*(each.stop() for each in self._host_places))
-        if self._projection_place is not None:
-            await self._projection_place.stop()
+        await cancelled([self._running] if self._running else [])
+        if self._steward is not None:
+            await self._steward.stop()
         await self._end_beat()
         await self._give_back()
         if not self._over.done():
@@ -115,36 +101,97 @@ class Coordination:
 
     async def abandon(self) -> None:
         """End all processes at once. What they were doing is decided by the store alone."""
-        await _cancelled(self._place_tasks)
+        await cancelled([self._running] if self._running else [])
         await self._end_beat()
-        for each in [*self._host_places, *([self._projection_place] if self._projection_place else [])]:
-            await each.abandon()
+        if self._steward is not None:
+            await self._steward.abandon()
         await self._give_back()
 
-    # --- the work of the processes ---
+    async def leave(self) -> None:
+        """End this coordinator's own work, and leave all processes at theirs, for the next coordinator."""
+        await cancelled([self._running] if self._running else [])
+        await self._end_beat()
+        if self._steward is not None:
+            await self._steward.leave()
 
-    async def _serve(self, shards: Sequence[int], host: str) -> None:
-        """Give a host that is ready its shards."""
-        async for attempt in AsyncRetrying(retry=_may_pass, wait=wait_random_exponential(0.02, 1), reraise=True):
-            with attempt:
-                await self._store.assign(self._generation, dict.fromkeys(shards, host))
-                claimed = await self._hosts.claim(host, shards)
-        if missing := set(shards) - claimed.keys():
-            raise ProcessLost(host, f"it could not claim the shards {sorted(missing)}")
-        if self.projection_host is not None:
-            await self._hosts.push_to(host, self.projection_host)
+    # --- operations ---
 
-    async def _fence(self, host: str) -> None:
-        """What a lost host has not committed by now never will be."""
-        await self._store.end_writer(host)
+    async def scale(self, hosts: int) -> RuntimeStatus:
+        """Keep so many hosts from now on; return once they serve, each its share of the shards.
 
-    async def _push_all_to(self, projection_host: str) -> None:
-        """Let all hosts push to a new projection host; one that can't be told now is told when it serves again."""
-        for host in [each.name for each in self._host_places if each.name is not None]:
+        Raises InvalidValue, and NotSettled where it takes too long; then the coordinator goes on with it.
+        """
+        check_hosts(hosts, self._store.shards)
+        await self._begun().want(hosts)
+        return await self.settled()
+
+    async def settled(self) -> RuntimeStatus:
+        """Return once the runtime is as it is wanted: every host serves, and every shard is where it belongs.
+
+        Raises NotSettled after the time that settings give a host to open, counted from the last shard that moved.
+        """
+        steward, patience_s = self._begun(), self._settings.open_timeout_s
+        steward.look()
+        while True:
+            moved = steward.ownership.moved
             try:
-                await self._hosts.push_to(host, projection_host)
-            except ProcessLost as error:
-                log.info("a host can't be told of the new projection host", host=host, reason=str(error))
+                async with asyncio.timeout(patience_s):
+                    await steward.settled.wait()
+            except TimeoutError as error:
+                if steward.ownership.moved == moved:
+                    raise NotSettled(patience_s, self._unsettled()) from error
+            else:
+                return self.status()
+
+    def status(self) -> RuntimeStatus:
+        """Say how the runtime is, as far as is known here now."""
+        steward = self._begun()
+        ownership = steward.ownership
+        return RuntimeStatus(
+            store_id=self._store.store_id,
+            generation=self._generation,
+            detached=self._detached,
+            hosts_wanted=steward.wanted,
+            nodes=list(steward.nodes),
+            hosts=[_shown(each, ownership.served_by(each.name or "")) for each in steward.hosts.all],
+            projection_hosts=[_shown(each, {}) for each in steward.followers.all],
+            moving=[Moving(shard, *transit) for shard, transit in sorted(ownership.transits.items())],
+            free=ownership.free(),
+            moved=ownership.moved,
+            settled=steward.settled.is_set(),
+        )
+
+    def _unsettled(self) -> str:
+        status = self.status()
+        serving = sum(each.state == "serving" for each in status.hosts)
+        failures = "".join(f"; {each.title}: {each.failure}" for each in status.hosts if each.failure)
+        return f"{status.hosts_wanted} hosts are wanted and {serving} serve{failures}"
+
+    # --- parts ---
+
+    def _begun(self) -> Steward:
+        assert self._steward is not None, "it has not been started"
+        return self._steward
+
+    async def _end_former(self) -> None:
+        """See to it that no process of an earlier runtime writes any more."""
+        for former in {route.host for route in await self._store.routes() if route.host is not None}:
+            await self._store.end_writer(former)
+        hosts, projections, _ = self._ports
+        for processes in (hosts, projections):
+            for name in await processes.adopt():
+                await processes.kill(name)
+
+    async def _or_over(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it; raises what ends the coordinator meanwhile."""
+        doing = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({doing, self._over}, return_when=asyncio.FIRST_COMPLETED)
+            if self._over.done():
+                self._over.result()
+            doing.result()
+        finally:
+            await cancelled([doing])
 
     async def _give_back(self) -> None:
         generation, self._generation = self._generation, 0
@@ -177,20 +224,6 @@ class Coordination:
         if self._beat_task is not None:
             await asyncio.wait({self._beat_task})
 
-    # --- parts ---
-
-    def _place(
-        self,
-        processes: Processes,
-        title: str,
-        take_up: Callable[[str], Awaitable[None]],
-        let_go: Callable[[str], Awaitable[None]],
-    ) -> Supervisor:
-        def new_name() -> str:
-            return f"{title}-{self._generation}-{next(self._incarnations)}"
-
-        return Supervisor(processes, self._settings, new_name, take_up, let_go)
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(self._finished)
@@ -201,18 +234,6 @@ class Coordination:
             self._over.set_exception(error)
 
 
-async def _nothing(_name: str) -> None:
-    """A projection host needs no fence: its checkpoints are conditional."""
-
-
-async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and return once they have ended."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _may_pass(state: RetryCallState) -> bool:
-    error: BaseException | None = state.outcome.exception() if state.outcome else None
-    return isinstance(error, StoreUnavailable) and error.passing
+def _shown(each: Supervisor, shards: dict[int, int]) -> ProcessStatus:
+    state = "leaving" if each.leaving else "starting" if each.name is None else "serving"
+    return ProcessStatus(each.title, each.process, each.node, state, shards, each.health, each.failure)

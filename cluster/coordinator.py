@@ -1,43 +1,37 @@
-"""The Ray actor of the coordinator, and the Ray processes that it makes: a thin edge over `Coordination`.
+"""The Ray actor of the coordinator: a thin edge over `Coordination`.
 
-Ray restarts it at will; it then takes the store again under the same holder and makes new hosts (the old ones ended
-with it, since it owns them). It opens nothing when it is made. Not here: what it decides (`coordination.py`).
+Ray restarts it at will; it then takes the store again under the same holder and goes on with the hosts that are there.
+It opens nothing when it is made. Not here: what it decides (`coordination.py`), how actors are made (`processes.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 import ray
 import structlog
-from ray.exceptions import ActorDiedError, RayError
 
-from actors.host import Host, HostPlan
-from actors.hosting import HostHealth
+from actors.host import HostPlan
 from cluster.application import Application
 from cluster.coordination import Coordination
-from cluster.placement import place
-from cluster.ray_edge import own_error, reason_of
+from cluster.keeping import HostProcess, Keeper, ProjectionHostProcess
+from cluster.nodes import RayNodes
+from cluster.processes import RayProcesses, StoreElsewhere
+from cluster.ray_edge import COORDINATOR
 from cluster.settings import Settings
-from cluster.supervision import ProcessLost
-from projections.host import ProjectionHost, ProjectionPlan
+from cluster.status import RuntimeStatus
+from projections.host import ProjectionPlan
 from projections.subscriber import SubscriberLimits
-from store.errors import EventrayError, StoreHeld, Superseded
+from store.errors import EventrayError, StoreHeld
 from store.logs import configure_logs
 from store.opening import open_store
+from store.process import machine
 
 log = structlog.get_logger(__name__)
-
-Answer = TypeVar("Answer")
-
-PROCESS_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"health": 1}}
-"""A process that ended is replaced by one of another name, and nothing is ever sent twice behind our back."""
 
 
 @dataclass(frozen=True)
@@ -49,127 +43,76 @@ class RuntimePlan:
     namespace: str
     holder: str
     """Drawn by the opener: a coordinator that Ray restarted takes the store back at once by it."""
-    hosts: int
+    hosts: int | None
+    """How many; None: as many as the store says that were wanted last, or one."""
     application: Application
     settings: Settings
-
-
-class RayProcesses:
-    """Ray actors of one class, by name; see `Processes`."""
-
-    def __init__(self, make: Callable[[str], Any]) -> None:
-        """`make` makes the actor; it may block."""
-        self._make = make
-        self._handles: dict[str, Any] = {}
-        self._openings: dict[str, Any] = {}
-
-    async def start(self, name: str) -> None:
-        handle = await asyncio.to_thread(self._make, name)
-        self._handles[name], self._openings[name] = handle, handle.open.remote()
-
-    async def open(self, name: str) -> None:
-        if (opening := self._openings.get(name)) is None:
-            raise ProcessLost(name, "it has been ended")
-        await _answer(name, opening)
-
-    async def health(self, name: str) -> HostHealth | None:
-        health = await _answer(name, self._handle(name).health.remote())
-        return health if isinstance(health, HostHealth) else None
-
-    async def ended(self, name: str) -> str:
-        handle = self._handle(name)
-        while True:
-            try:
-                await handle.ended.remote()
-            except ActorDiedError as error:
-                return reason_of(error)
-            except RayError as error:
-                log.info("a process does not answer", process=name, reason=reason_of(error))
-                await asyncio.sleep(0.1)
-
-    async def stop(self, name: str) -> None:
-        await _answer(name, self._handle(name).stop.remote())
-
-    async def kill(self, name: str) -> None:
-        handle = self._handles.pop(name, None)
-        self._openings.pop(name, None)
-        if handle is not None:
-            await asyncio.to_thread(ray.kill, handle)
-
-    async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
-        claimed: dict[int, int] = await _answer(name, self._handle(name).claim.remote(list(shards)))
-        return claimed
-
-    async def push_to(self, name: str, projection_host: str) -> None:
-        await _answer(name, self._handle(name).push_to.remote(projection_host))
-
-    def _handle(self, name: str) -> Any:
-        if (handle := self._handles.get(name)) is None:
-            raise ProcessLost(name, "it has been ended")
-        return handle
-
-
-async def _answer(name: str, ref: Awaitable[Answer]) -> Answer:
-    """Await a call. Raises the EventrayError that the method raised, else ProcessLost."""
-    try:
-        return await ref
-    except RayError as error:
-        if (own := own_error(error)) is not None:
-            raise own from error
-        raise ProcessLost(name, reason_of(error)) from error
+    machine: str | None = None
+    """Where the store's file is, as `store.process.machine` names it; None: any machine reaches the store."""
+    detached: bool = False
+    """Whether it runs until it is told to end; else it ends with the process that opened it."""
 
 
 class Coordinator:
     """One runtime's coordinator."""
 
-    _title = "Coordinator"
-
     def __init__(self, plan: RuntimePlan) -> None:
         configure_logs(in_worker=True)
         self._plan = plan
-        self._title = f"Coordinator · hosts: {plan.hosts}"
         self._beginning: asyncio.Task[Coordination] | None = None
         ray.get_runtime_context().current_actor.run.remote()
 
     def __repr__(self) -> str:
-        return self._title  # asked for even where the plan can't be read, in order to say so
+        return "Coordinator"
 
     async def run(self) -> None:
         """Keep the runtime running, until it is stopped. The actor itself calls this, each time that Ray makes it."""
-        restarted = ray.get_runtime_context().was_current_actor_reconstructed
         while True:
             try:
                 coordination = await asyncio.shield(self._begun())
                 break
             except EventrayError as error:
-                if not restarted:
+                if not _restarted():
                     return  # whoever opens the runtime hears of it from `ready`, and ends this actor
                 log.warning("the coordinator can't begin again", reason=str(error))
-                if isinstance(error, Superseded | StoreHeld):
+                if isinstance(error, StoreHeld | StoreElsewhere):
                     _exit()
             await asyncio.sleep(self._plan.settings.poll_interval_s)
             self._beginning = None
         running = asyncio.ensure_future(coordination.run())
         await asyncio.wait({running})
         if (failure := running.exception()) is not None:
-            log.error("the runtime ends", exc_info=failure)
-            await coordination.abandon()
-            if isinstance(failure, Superseded):
-                _exit()
-            os._exit(1)  # Ray makes the coordinator anew, and that one begins with what the store says
+            log.error("the coordinator ends", exc_info=failure)
+            os._exit(1)  # Ray makes it anew, and that one goes on with what the store says, or ends for good
 
     async def ready(self) -> None:
         """Return once the runtime serves. Raises what keeps it from that."""
         await asyncio.shield(self._begun())
 
+    async def ended(self) -> None:
+        """Never return: whoever waits for it learns at once that this process is gone."""
+        await asyncio.Event().wait()
+
     async def projection_host(self) -> str | None:
         """Return the name of the actor that follows the log for all projections; None while there is none."""
         return (await asyncio.shield(self._begun())).projection_host
 
+    async def status(self) -> RuntimeStatus:
+        """Say how the runtime is."""
+        return (await asyncio.shield(self._begun())).status()
+
+    async def scale(self, hosts: int) -> RuntimeStatus:
+        """Keep so many hosts from now on; return once it is so. Raises InvalidValue, NotSettled."""
+        return await (await asyncio.shield(self._begun())).scale(hosts)
+
+    async def rebalance(self) -> RuntimeStatus:
+        """Return once hosts and shards are spread evenly, as they always are in the end. Raises NotSettled."""
+        return await (await asyncio.shield(self._begun())).settled()
+
     async def stop(self) -> None:
         """Let the hosts finish what they have in hand, end them, and give the store back."""
         beginning = self._begun()
-        if not beginning.done():
+        if not beginning.done() and not _restarted():
             beginning.cancel()
         await asyncio.wait({beginning})
         if not beginning.cancelled() and beginning.exception() is None:
@@ -182,56 +125,53 @@ class Coordinator:
 
     async def _begin(self) -> Coordination:
         plan = self._plan
+        if plan.machine not in (None, machine()):
+            raise StoreElsewhere(COORDINATOR)
         store = await open_store(plan.store_url, create=False)
-        counts = Counter(place(store.shards, [f"{number + 1}" for number in range(plan.hosts)], {}).values())
-        coordination = Coordination(
-            store,
-            RayProcesses(partial(_make_host, plan, counts)),
-            RayProcesses(partial(_make_projection_host, plan, store.shards)),
-            plan.hosts,
-            plan.settings,
-        )
+        keeper = Keeper(ray.get_runtime_context().current_actor, plan.holder, plan.namespace)
+        common = (keeper, plan.settings.host_cpus, plan.machine)
+        hosts = RayProcesses(HostProcess, "host", *common, partial(_host_plan, plan))
+        projection_plan = partial(_projection_plan, plan, store.shards)
+        projections = RayProcesses(ProjectionHostProcess, "projections", *common, projection_plan)
+        nodes = RayNodes(plan.settings.host_cpus, here_only=plan.machine is not None)
+        coordination = Coordination(store, hosts, projections, nodes, plan.settings, plan.detached)
         try:
-            await coordination.start(plan.holder)
+            await coordination.start(plan.holder, plan.hosts)
         except BaseException:
-            await coordination.abandon()
+            await (coordination.leave() if _restarted() else coordination.abandon())
             await store.close()
             raise
         return coordination
 
 
+def _restarted() -> bool:
+    """Whether an earlier process of this actor has died: its hosts may be at work."""
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+
 def _exit() -> NoReturn:
-    """End this actor for good: Ray will not restart it."""
+    """End this actor for good: Ray will not restart it, and its processes end with it."""
     ray.actor.exit_actor()  # type: ignore[no-untyped-call]
     raise AssertionError("exit_actor returned")
 
 
-def _make_host(plan: RuntimePlan, shard_counts: Mapping[str, int], name: str) -> Any:
-    number = name.split("-")[1]
-    host_plan = HostPlan(
+def _host_plan(plan: RuntimePlan, name: str) -> HostPlan:
+    return HostPlan(
         name=name,
-        title=f"Host {number} · {shard_counts[number]} shards",
+        title=f"Host {name.split('-')[1]}",
         namespace=plan.namespace,
         store_url=plan.store_url,
         aggregates=plan.application.aggregates,
         limits=plan.settings.host_limits(),
         pushes_in_flight_max=plan.settings.host_pushes_in_flight_max,
     )
-    return _make(Host, plan, name, host_plan)
 
 
-def _make_projection_host(plan: RuntimePlan, shards: int, name: str) -> Any:
-    projection_plan = ProjectionPlan(
+def _projection_plan(plan: RuntimePlan, shards: int, _name: str) -> ProjectionPlan:
+    return ProjectionPlan(
         store_url=plan.store_url,
         projections=plan.application.projections,
         events=tuple(plan.application.registry.events.types.values()),
         shards=shards,
         limits=SubscriberLimits(),
     )
-    return _make(ProjectionHost, plan, name, projection_plan)
-
-
-def _make(actor_class: type, plan: RuntimePlan, name: str, argument: HostPlan | ProjectionPlan) -> Any:
-    options = {"name": name, "namespace": plan.namespace, "num_cpus": plan.settings.host_cpus}
-    remote: Any = ray.remote  # its overloads know neither concurrency groups nor a mapping of options
-    return remote(**PROCESS_OPTIONS)(actor_class).options(**options).remote(argument)

@@ -14,11 +14,11 @@ from actors.registry import AggregateRegistry
 from cluster.application import Application, application_of
 from cluster.client import CommandClient
 from cluster.operations import Followers, Ports
+from cluster.placement import check_hosts
 from cluster.settings import Settings, read_settings
 from cluster.subscriptions import Subscriptions
 from cluster.transport import Transport
 from projections.read_models import ReadModels
-from store.errors import InvalidValue
 from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
@@ -97,6 +97,5 @@ async def open_base(
     ending.push_async_callback(read_models.close)
     store = await open_store(url, shards)
     ending.push_async_callback(store.close)
-    if not 1 <= hosts <= store.shards:
-        raise InvalidValue("hosts", str(hosts), f"give 1 to {store.shards}: each needs a shard of its own")
+    check_hosts(hosts, store.shards)
     return Base(application, registry, settings, store, read_models)

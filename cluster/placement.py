@@ -9,24 +9,23 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from actors.hosting import HostHealth
 from cluster.settings import Settings
+from store.errors import InvalidValue
 
 
 def place(shards: int, hosts: Sequence[str], owners: Mapping[int, str]) -> dict[int, str]:
     """Return a host for each shard: as evenly as can be, moving no more shards than that takes.
 
-    `owners` says where shards are now; those of hosts that are not in `hosts` are free. Counts differ by at most one,
-    the first of `hosts` having more. The same arguments give the same placement.
+    `owners` says where shards are now, those that have been there for longest first: these stay. Shards of hosts that
+    are not in `hosts` are free. Counts differ by at most one, the first of `hosts` having more. The same arguments, in
+    the same order, give the same placement.
     """
     if not hosts:
         return {}
     kept: dict[str, list[int]] = {host: [] for host in hosts}
-    free = []
-    for shard in range(shards):
-        owner = owners.get(shard)
+    for shard, owner in owners.items():
         if owner in kept:
             kept[owner].append(shard)
-        else:
-            free.append(shard)
+    free = [shard for shard in range(shards) if owners.get(shard) not in kept]
     quotas = _quotas(shards, kept)
     for host, held in kept.items():
         free.extend(held[quotas[host] :])
@@ -36,6 +35,12 @@ def place(shards: int, hosts: Sequence[str], owners: Mapping[int, str]) -> dict[
         while len(kept[host]) < quotas[host]:
             kept[host].append(waiting.pop())
     return {shard: host for host, held in kept.items() for shard in held}
+
+
+def check_hosts(hosts: int, shards: int) -> None:
+    """Raise InvalidValue for a number of hosts that can't be had."""
+    if not 1 <= hosts <= shards:
+        raise InvalidValue("hosts", str(hosts), f"give 1 to {shards}: each needs a shard of its own")
 
 
 def _quotas(shards: int, kept: Mapping[str, Iterable[int]]) -> dict[str, int]:

@@ -9,12 +9,20 @@ import asyncio
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from cluster.transport import HostGone
 from store.errors import EventrayError
 
 COORDINATOR = "coordinator"
+ASK_PAUSE_S = 0.2
+
+
+class NoCoordinator(EventrayError):
+    """The runtime's coordinator has ended: {0}"""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
 
 
 def namespace_of(store_id: str) -> str:
@@ -36,6 +44,27 @@ def own_error(error: RayError) -> EventrayError | None:
     """Return the error of ours that an actor's method raised; None if it was something else."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     return cause if isinstance(cause, EventrayError) else None
+
+
+async def ask(coordinator: Any, patience_s: float, method: str, *arguments: Any) -> Any:
+    """Call a coordinator's method; where it dies meanwhile, call the one that Ray makes in its place.
+
+    Raises the EventrayErrors that the method raises, and NoCoordinator where it has ended for good, or is not there
+    again within `patience_s`.
+    """
+    loop = asyncio.get_running_loop()
+    lost_s: float | None = None
+    while True:
+        try:
+            return await getattr(coordinator, method).remote(*arguments)
+        except RayError as error:
+            if (own := own_error(error)) is not None:
+                raise own from error
+            lost_s = loop.time() if lost_s is None else lost_s
+            final = isinstance(error, ActorDiedError) and not error.preempted
+            if final or loop.time() - lost_s > patience_s:
+                raise NoCoordinator(reason_of(error)) from error
+        await asyncio.sleep(ASK_PAUSE_S)
 
 
 class RayTransport:

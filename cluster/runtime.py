@@ -16,23 +16,29 @@ import msgpack
 import ray
 import structlog
 from ray.exceptions import ActorDiedError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import ray_session
 from cluster.application import Application
 from cluster.coordinator import Coordinator, RuntimePlan
 from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
-from cluster.ray_edge import COORDINATOR, RayTransport, namespace_of, own_error, reason_of
+from cluster.ray_edge import COORDINATOR, RayTransport, ask, namespace_of, own_error, reason_of
 from cluster.settings import Settings
+from cluster.status import RuntimeStatus
 from cluster.transport import HostGone
 from store.errors import EventrayError
 from store.identity import uuid7
+from store.process import machine
 from store.records import EventRecord
-from store.urls import shared_url
+from store.urls import parsed_url, shared_url
 
 log = structlog.get_logger(__name__)
 
 JOIN_PAUSE_S = 0.2
+
+COORDINATOR_OPTIONS = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 10_000}
+"""It holds one call open for each of its processes."""
 
 
 class RuntimeNotStarted(EventrayError):
@@ -56,8 +62,9 @@ class ApplicationNotThere(EventrayError):
 class Runtime(Operations):
     """A runtime on Ray, open on this event loop. Many may be open on one store and one Ray: the first runs it."""
 
-    def __init__(self, ports: Ports, ending: AsyncExitStack) -> None:
+    def __init__(self, ports: Ports, coordinator: Any, ending: AsyncExitStack) -> None:
         super().__init__(ports)
+        self._coordinator = coordinator
         self._ending = ending
 
     @classmethod
@@ -86,6 +93,29 @@ class Runtime(Operations):
         """Wait for what is under way, then end what this runtime started. Calling it twice is safe."""
         await self._ending.aclose()
 
+    async def status(self) -> RuntimeStatus:
+        """Say how the runtime is: its nodes, hosts, and which of them serves which shard."""
+        return await self._ask_coordinator("status")
+
+    async def scale(self, hosts: int) -> RuntimeStatus:
+        """Keep so many hosts from now on; return once each of them serves its share of the shards.
+
+        Shards are moved a few at a time, and no caller sees an error. Raises InvalidValue, and NotSettled where it
+        takes too long; the number is kept in the store, and the runtime goes on with it.
+        """
+        return await self._ask_coordinator("scale", hosts)
+
+    async def rebalance(self) -> RuntimeStatus:
+        """Return once hosts are spread over the nodes, and shards over the hosts, as evenly as can be.
+
+        The coordinator sees to it by itself; this waits for it. Raises NotSettled.
+        """
+        return await self._ask_coordinator("rebalance")
+
+    async def _ask_coordinator(self, method: str, *arguments: Any) -> RuntimeStatus:
+        status: RuntimeStatus = await ask(self._coordinator, self._ports.settings.open_timeout_s, method, *arguments)
+        return status
+
     @classmethod
     async def _open(
         cls,
@@ -102,11 +132,12 @@ class Runtime(Operations):
             await _connect(address, base.settings, ending)
             namespace = namespace_of(base.store.store_id)
             holder = f"process {os.getpid()} on {platform.node()}, {uuid7().hex[-8:]}"
-            plan = RuntimePlan(url, namespace, holder, hosts, base.application, base.settings)
+            on = machine() if parsed_url(url).scheme == "sqlite" else None
+            plan = RuntimePlan(url, namespace, holder, hosts, base.application, base.settings, on)
             coordinator = await _join_or_start(plan, ending)
             transport = RayTransport(namespace)
             ports = base.ports(transport, RayFollowers(transport, coordinator), ending)
-            return cls(ports, ending.pop_all())
+            return cls(ports, coordinator, ending.pop_all())
 
 
 class RayFollowers:
@@ -186,9 +217,14 @@ def _find_or_make(plan: RuntimePlan) -> tuple[Any, bool]:
         return ray.get_actor(COORDINATOR, namespace=plan.namespace), False
     except ValueError:
         log.info("there is no runtime to join: starting one", namespace=plan.namespace)
-    options = {"name": COORDINATOR, "namespace": plan.namespace, "num_cpus": 0}
+    options = {"name": COORDINATOR, "namespace": plan.namespace, **COORDINATOR_OPTIONS}
+    if plan.detached:
+        options["lifetime"] = "detached"
+    if plan.machine is not None:
+        here = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
     try:
-        return ray.remote(Coordinator).options(**options, max_restarts=-1, max_task_retries=0).remote(plan), True
+        return ray.remote(Coordinator).options(**options).remote(plan), True
     except ValueError:  # somebody else was faster
         return ray.get_actor(COORDINATOR, namespace=plan.namespace), False
 

@@ -49,6 +49,13 @@ class Settings(BaseSettings):
     oldest_pending_max_s: Seconds = 20.0
     """A host whose oldest command waits longer counts as one that doesn't answer."""
 
+    shards_moving_max: int = Field(default=4, ge=1, le=4096)
+    """Shards that are moved together from one host to another."""
+    move_pause_s: Seconds = 0.1
+    """The pause after each such move, so that moving leaves room for serving."""
+    release_timeout_s: Seconds = 10.0
+    """How long a host may take to finish what a shard that moves has in hand; then the shard is taken from it."""
+
     # --- commands and events ---
     payload_size_max_bytes: int = Field(default=PAYLOAD_SIZE_MAX_BYTES, ge=1024, le=64 * 1024 * 1024)
     """What one command, and one event, may take as JSON. A stored event is read whatever its size."""

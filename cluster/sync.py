@@ -18,6 +18,7 @@ from actors.wire import Receipt
 from cluster.application import Application
 from cluster.operations import ActorAddress
 from cluster.runtime import Runtime
+from cluster.status import RuntimeStatus
 from cluster.subscriptions import Subscription
 from projections.callbacks import Callback
 from projections.projection import Projection
@@ -121,6 +122,18 @@ class SyncRuntime:
     def actor(self, aggregate_class: type[SomeAggregate], aggregate_id: str) -> SyncActorAddress[SomeAggregate]:
         """Return the address of one aggregate; see `Operations.actor`."""
         return SyncActorAddress(self._runtime.actor(aggregate_class, aggregate_id), self._loop)
+
+    def status(self) -> RuntimeStatus:
+        """Say how the runtime is; see `Runtime.status`."""
+        return _blocking(self._runtime.status(), self._loop)
+
+    def scale(self, hosts: int) -> RuntimeStatus:
+        """Keep so many hosts from now on; see `Runtime.scale`."""
+        return _blocking(self._runtime.scale(hosts), self._loop)
+
+    def rebalance(self) -> RuntimeStatus:
+        """Wait until hosts and shards are spread evenly; see `Runtime.rebalance`."""
+        return _blocking(self._runtime.rebalance(), self._loop)
 
     @property
     def application(self) -> Application:

@@ -18,6 +18,7 @@ from cluster.coordination import Coordination
 from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
 from cluster.settings import Settings
+from cluster.spreading import Node
 from cluster.supervision import ProcessLost
 from cluster.transport import HostGone
 from projections.listening import Listeners
@@ -27,6 +28,8 @@ from projections.subscriber import Subscriber
 from store.identity import uuid7
 from store.ports import EventStore
 from store.records import EventRecord
+
+HERE = Node("here", "this process")
 
 
 class InProcessRuntime(Operations):
@@ -60,10 +63,17 @@ class InProcessRuntime(Operations):
             base = await open_base(url, hosts, app, shards, settings, ending)
             followers = LocalFollowers(base.store, base.read_models, base.application)
             local_hosts = LocalHosts(base.store, base.registry, base.settings, followers)
-            coordination = Coordination(base.store, local_hosts, followers, hosts, base.settings)
+            coordination = Coordination(base.store, local_hosts, followers, OneNode(), base.settings)
             ending.push_async_callback(coordination.stop)
-            await coordination.start(f"tests {uuid7()}")
+            await coordination.start(f"tests {uuid7()}", hosts)
             return cls(base.ports(local_hosts, followers, ending), ending.pop_all())
+
+
+class OneNode:
+    """This process; see `Nodes`."""
+
+    async def read(self) -> list[Node]:
+        return [HERE]
 
 
 class LocalHosts:
@@ -78,17 +88,24 @@ class LocalHosts:
         self._followers = followers
         self._cores: dict[str, HostCore] = {}
 
-    async def start(self, name: str) -> None:
+    async def adopt(self) -> dict[str, str]:
+        return {}
+
+    async def start(self, name: str, node: str | None) -> None:
         limits = self._settings.host_limits()
         core = HostCore(name, self._store, self._registry, limits, self._followers.push)
         core.start()
         self._cores[name] = core
 
-    async def open(self, name: str) -> None:
+    async def open(self, name: str) -> str:
         self._core(name)
+        return HERE.node_id
 
     async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
         return await self._core(name).claim(shards)
+
+    async def release(self, name: str, shards: Iterable[int]) -> None:
+        await self._core(name).release(shards)
 
     async def push_to(self, name: str, projection_host: str) -> None:
         """They push to the followers from the start."""
@@ -143,13 +160,17 @@ class LocalFollowers:
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
         await self._subscribers[projection].wait_for(shard, position, timeout_s)
 
-    async def start(self, name: str) -> None:
+    async def adopt(self) -> dict[str, str]:
+        return {}
+
+    async def start(self, name: str, node: str | None) -> None:
         """There is one set of subscribers; it begins when opened."""
 
-    async def open(self, name: str) -> None:
+    async def open(self, name: str) -> str:
         for subscriber in self._subscribers.values():
             await subscriber.start()
             self._tasks.append(asyncio.create_task(subscriber.run()))
+        return HERE.node_id
 
     async def health(self, name: str) -> HostHealth | None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -16,10 +17,11 @@ from ray.util import list_named_actors
 from actors.customers import CreateCustomer, CreateOrder, Customer, CustomerCreated, PromoteToVip
 from actors.errors import DomainError, InvalidCommand
 from cluster import Runtime, Settings, SyncRuntime
-from cluster.ray_edge import namespace_of
+from cluster.ray_edge import COORDINATOR, namespace_of
 from projections.customers import CustomerProjection
-from store import ConcurrencyError, InvalidValue, StoreHeld, open_store
+from store import ConcurrencyError, EventStore, InvalidValue, StoreHeld, open_store
 from store.process import started
+from store.records import Route
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 
@@ -37,7 +39,6 @@ def actors_of(store_id: str) -> list[str]:
     return [each["name"] for each in list_named_actors(True) if each["namespace"] == namespace_of(store_id)]
 
 
-@pytest.mark.parametrize("store_url", ["sqlite", "postgres"], indirect=True)
 async def test_commands_are_decided_stored_and_projected(store_url: str, settings: Settings) -> None:
     async with Runtime.open(store_url, settings=settings) as runtime:
         first = await runtime.submit(ADA)
@@ -123,24 +124,68 @@ async def test_a_killed_host_is_replaced_under_another_name(store_url: str, sett
         await store.close()
 
 
-async def test_a_killed_coordinator_comes_back_and_makes_new_hosts(store_url: str, settings: Settings) -> None:
-    import ray
-
-    async with Runtime.open(store_url, settings=settings) as runtime:
+async def test_a_killed_coordinator_comes_back_and_leaves_the_hosts_at_work(store_url: str, settings: Settings) -> None:
+    async with Runtime.open(store_url, hosts=2, settings=settings) as runtime:
         first = await runtime.submit(ADA)
         store = await open_store(store_url)
-        (former,) = {route.host for route in await store.routes()}
-        coordinator = ray.get_actor("coordinator", namespace=namespace_of(first.store_id))
+        routes, pids = await store.routes(), {writer.pid for writer in (await store.writers()).values()}
+        before = await runtime.status()
+        coordinator = ray.get_actor(COORDINATOR, namespace=namespace_of(first.store_id))
         ray.kill(coordinator, no_restart=False)
-
-        async def replaced() -> bool:
-            return former not in {route.host for route in await store.routes()}
-
-        await until(replaced)
-        receipt = await runtime.submit(PromoteToVip(customer_id="c-1", reason="loyal"))
-        assert receipt.version == 2
-        assert await runtime.query(CustomerProjection, "c-1", after=receipt)
+        promoted = await runtime.submit(PromoteToVip(customer_id="c-1", reason="loyal"), timeout_s=5)
+        assert promoted.version == 2, "while there is no coordinator"
+        after = await runtime.status()
+        assert after.generation == before.generation + 1
+        assert [each.name for each in after.hosts] == [each.name for each in before.hosts]
+        assert after.projection_hosts[0].name == before.projection_hosts[0].name
+        assert await store.routes() == routes, "no epoch has risen"
+        assert await runtime.query(CustomerProjection, "c-1", after=promoted)
+        os.kill(min(pids), signal.SIGKILL)
+        await until(lambda: _served_by_others(store, routes))
+        assert (await runtime.submit(ADA.model_copy(update={"customer_id": "c-2"}))).version == 1
         await store.close()
+    assert actors_of(first.store_id) == []
+
+
+async def _served_by_others(store: EventStore, before: list[Route]) -> bool:
+    """Whether all shards are claimed, some by another host than before."""
+    routes = await store.routes()
+    return {route.host for route in routes} != {route.host for route in before} and all(
+        route.epoch > 0 and route.host for route in routes
+    )
+
+
+DRIVER = """
+import asyncio, sys
+from cluster import Runtime
+
+async def main():
+    async with Runtime.open(sys.argv[1], hosts=2, address=sys.argv[2]):
+        print("open", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_driver_leaves_no_process_behind(store_url: str, ray_address: str) -> None:
+    driver = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DRIVER, store_url, ray_address, stdout=asyncio.subprocess.PIPE
+    )
+    assert driver.stdout is not None
+    assert await driver.stdout.readline() == b"open\n"
+    store = await open_store(store_url)
+    pids = [writer.pid for writer in (await store.writers()).values()]
+    assert len(pids) == 2
+    assert len(actors_of(store.store_id)) == 4
+    driver.kill()
+
+    async def gone() -> bool:
+        return not actors_of(store.store_id) and all(started(pid) is None for pid in pids)
+
+    await until(gone, within_s=5)
+    await driver.wait()
+    await store.close()
 
 
 @pytest.mark.parametrize(

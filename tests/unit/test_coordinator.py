@@ -10,11 +10,21 @@ import pytest
 from actors.hosting import HostHealth
 from cluster.coordination import Coordination
 from cluster.settings import Settings
+from cluster.spreading import Node
 from cluster.supervision import ProcessLost
-from store import EventStore, StoreHeld, StoreUnavailable, Superseded, open_store
+from store import EventStore, StoreHeld, StoreUnavailable, Superseded, open_store, taking
 
 WELL = HostHealth({}, {}, 0, 0, 0.0, 0.0, 0, 0, 0)
-FAST = Settings(beat_interval_s=0.02, poll_interval_s=0.05, poll_timeout_s=0.02, open_timeout_s=5, close_timeout_s=0.2)
+FAST = Settings(
+    beat_interval_s=0.02,
+    poll_interval_s=0.05,
+    poll_timeout_s=0.02,
+    open_timeout_s=5,
+    close_timeout_s=0.2,
+    move_pause_s=0.01,
+    release_timeout_s=0.3,
+)
+NODE = Node("n-1", "10.0.0.1")
 
 
 class Pretended:
@@ -24,30 +34,48 @@ class Pretended:
         self._store = store
         self.running: dict[str, asyncio.Future[str]] = {}
         self.did: list[str] = []
+        self.nodes: dict[str, str] = {}
+        """Where each process was put."""
+        self.serving: dict[str, dict[int, int]] = {}
+        """The epochs of the shards that each host has claimed and not released."""
         self.hanging: set[str] = set()
         self.ill: set[str] = set()
+        self.silent: set[str] = set()
+        """Those that an adopting coordinator gets no answer from."""
+        self.stuck: set[str] = set()
+        """Those that never finish what a shard has in hand."""
         self.refusals: list[Exception] = []
         self.pushed_to: dict[str, str] = {}
 
     def die(self, name: str) -> None:
+        self.serving.pop(name, None)
         self.running.pop(name).set_result("killed")
 
-    async def start(self, name: str) -> None:
+    async def start(self, name: str, node: str | None) -> None:
         self.did.append(f"start {name}")
+        self.nodes[name] = node or NODE.node_id
         self.running[name] = asyncio.get_running_loop().create_future()
 
-    async def open(self, name: str) -> None:
+    async def adopt(self) -> dict[str, str]:
+        for name in self.silent & self.running.keys():
+            await self.kill(name)
+        return {name: self.nodes[name] for name in self.running}
+
+    async def open(self, name: str) -> str:
         if self.refusals:
             raise self.refusals.pop()
+        return self.nodes[name]
 
     async def health(self, name: str) -> HostHealth | None:
         if name in self.hanging:
             await asyncio.Event().wait()
         if name not in self.running:
             raise ProcessLost(name, "gone")
-        return WELL._replace(loop_age_s=100) if name in self.ill else WELL
+        return WELL._replace(shards=self.serving.get(name, {}), loop_age_s=100 if name in self.ill else 0)
 
     async def ended(self, name: str) -> str:
+        if name not in self.running:
+            return "gone"
         return await asyncio.shield(self.running[name])
 
     async def stop(self, name: str) -> None:
@@ -55,13 +83,40 @@ class Pretended:
 
     async def kill(self, name: str) -> None:
         self.did.append(f"kill {name}")
+        self.serving.pop(name, None)
         self.running.pop(name, None)
 
     async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
-        return {shard: claim.epoch for shard, claim in (await self._store.claim(name, shards)).items()}
+        if name not in self.running:
+            raise ProcessLost(name, "gone")
+        claimed = {shard: claim.epoch for shard, claim in (await self._store.claim(name, shards)).items()}
+        self.serving.setdefault(name, {}).update(claimed)
+        self.did.append(f"claim {name} {sorted(claimed)}")
+        return claimed
+
+    async def release(self, name: str, shards: Iterable[int]) -> None:
+        if name not in self.running:
+            raise ProcessLost(name, "gone")
+        if name in self.stuck | self.hanging:
+            await asyncio.Event().wait()
+        for shard in shards:
+            self.serving[name].pop(shard)
+        self.did.append(f"release {name} {sorted(shards)}")
 
     async def push_to(self, name: str, projection_host: str) -> None:
         self.pushed_to[name] = projection_host
+
+
+class PretendedNodes:
+    """Nodes that come and go."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.there = list(nodes)
+
+    async def read(self) -> list[Node]:
+        if not self.there:
+            raise ProcessLost("the control store", "it is away")
+        return list(self.there)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -80,20 +135,36 @@ async def store() -> AsyncIterator[EventStore]:
 class Cluster:
     """A coordination over pretended hosts and a pretended projection host."""
 
-    def __init__(self, store: EventStore, hosts: int = 2) -> None:
+    def __init__(self, store: EventStore, former: Cluster | None = None) -> None:
+        """With the processes and nodes of a former one, if there is one."""
         self.store = store
-        self.hosts = Pretended(store)
-        self.projections = Pretended(store)
-        self.coordination = Coordination(store, self.hosts, self.projections, hosts, FAST)
+        self.hosts: Pretended = former.hosts if former else Pretended(store)
+        self.projections: Pretended = former.projections if former else Pretended(store)
+        self.nodes: PretendedNodes = former.nodes if former else PretendedNodes(NODE)
+        self.coordination = Coordination(store, self.hosts, self.projections, self.nodes, FAST)
 
     async def owners(self) -> list[str | None]:
         return [route.host for route in await self.store.routes()]
+
+    async def consistent(self) -> bool:
+        """Whether each shard is served by the host that the store names, by the store's epoch, and by no other."""
+        served = sorted(
+            (shard, host, epoch) for host, shards in self.hosts.serving.items() for shard, epoch in shards.items()
+        )
+        return served == [(route.shard, route.host, route.epoch) for route in await self.store.routes()]
+
+    async def dies(self) -> Cluster:
+        """The coordinator dies, and comes back."""
+        await self.coordination.leave()
+        restarted = Cluster(self.store, self)
+        await restarted.coordination.start("test", 5)
+        return restarted
 
 
 @pytest.fixture
 async def cluster(store: EventStore) -> AsyncIterator[Cluster]:
     cluster = Cluster(store)
-    await cluster.coordination.start("test")
+    await cluster.coordination.start("test", 2)
     yield cluster
     await cluster.coordination.stop()
 
@@ -116,7 +187,9 @@ async def test_a_dead_host_is_replaced_at_once_and_by_another_name(cluster: Clus
     await until(lambda: len(cluster.hosts.running) == 2)
     assert asyncio.get_running_loop().time() - began < polled_next_s
     await until(lambda: all(host in cluster.hosts.pushed_to for host in cluster.hosts.running))
+    await cluster.coordination.settled()
     after = await cluster.owners()
+    assert await cluster.consistent()
     assert [a for a, b in zip(after, before, strict=True) if b != lost] == [b for b in before if b != lost]
     assert lost not in after
     assert {a for a, b in zip(after, before, strict=True) if b == lost} == set(cluster.hosts.running) - set(before)
@@ -142,9 +215,12 @@ async def test_a_host_that_hangs_is_ended_before_its_shards_are_given_away(
     cluster.hosts.hanging.add(lost)
     await until(lambda: "assign" in order)
     assert order == [f"end {lost}", "assign"]
-    assert cluster.hosts.did.index(f"kill {lost}") > 0
-    successor = next(did for did in cluster.hosts.did[2:] if did.startswith("start"))
-    assert cluster.hosts.did.index(successor) < cluster.hosts.did.index(f"kill {lost}"), "it gets ready beforehand"
+    did = cluster.hosts.did
+    successor = next(each for each in did if each.startswith("start") and each > f"start {lost}")
+    assert did.index(successor) < did.index(f"kill {lost}"), "it gets ready beforehand"
+    await cluster.coordination.settled()
+    assert await cluster.consistent()
+    assert not any(each.startswith("release") for each in did), "it gets all of its shards at once"
 
 
 async def test_a_host_whose_loop_stands_is_replaced_too(cluster: Cluster) -> None:
@@ -175,10 +251,10 @@ async def test_all_hosts_push_to_a_new_projection_host(cluster: Cluster) -> None
 
 
 async def test_what_keeps_the_first_host_from_serving_is_told(store: EventStore) -> None:
-    cluster = Cluster(store, hosts=1)
+    cluster = Cluster(store)
     cluster.hosts.refusals.append(StoreUnavailable("the disk is full", False))
     with pytest.raises(StoreUnavailable, match="the disk is full"):
-        await cluster.coordination.start("test")
+        await cluster.coordination.start("test", 1)
     await cluster.coordination.abandon()
     assert not cluster.hosts.running
     async with asyncio.timeout(0.5):
@@ -199,18 +275,114 @@ async def test_it_beats_so_that_nobody_takes_the_store(cluster: Cluster) -> None
         await cluster.store.take("another")
 
 
-async def test_the_same_holder_takes_over_at_once_and_the_former_hosts_are_fenced(cluster: Cluster) -> None:
-    restarted = Cluster(cluster.store)
-    async with asyncio.timeout(1):
-        await restarted.coordination.start("test")
-    assert set(await restarted.owners()) == set(restarted.hosts.running)
-    assert not set(restarted.hosts.running) & set(cluster.hosts.running)
+async def test_a_coordinator_that_comes_back_leaves_its_hosts_at_work(cluster: Cluster) -> None:
+    routes, did = await cluster.store.routes(), list(cluster.hosts.did)
+    restarted = await cluster.dies()
+    status = await restarted.coordination.settled()
+    assert cluster.hosts.did == did
+    assert await cluster.store.routes() == routes, "no epoch has risen"
+    assert (status.hosts_wanted, status.moved, status.free) == (2, 0, [])
+    assert restarted.coordination.projection_host in restarted.projections.running
+    assert len(restarted.projections.running) == 1
+    await restarted.coordination.stop()
+    assert not restarted.hosts.running
+
+
+async def test_hosts_lost_while_the_coordinator_was_away_are_fenced_and_replaced(cluster: Cluster) -> None:
+    before = await cluster.owners()
+    lost, silent = str(before[0]), str(before[-1])
+    cluster.hosts.die(lost)
+    cluster.hosts.silent.add(silent)
+    restarted = await cluster.dies()
+    await restarted.coordination.settled()
+    assert await restarted.consistent()
+    assert not {lost, silent} & cluster.hosts.running.keys()
+    assert len(cluster.hosts.running) == 2
+    await restarted.coordination.stop()
+
+
+async def test_a_host_that_hangs_when_the_coordinator_comes_back_is_replaced(cluster: Cluster) -> None:
+    hanging = str((await cluster.owners())[0])
+    cluster.hosts.hanging.add(hanging)
+    restarted = await cluster.dies()
+    await until(lambda: hanging not in cluster.hosts.running)
+    await restarted.coordination.settled()
+    assert await restarted.consistent()
+    await restarted.coordination.stop()
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+async def test_a_coordinator_that_died_within_a_move_finishes_it(cluster: Cluster, assigned: bool) -> None:
+    first, second = sorted(cluster.hosts.running)
+    await cluster.hosts.release(first, [0])
+    if assigned:
+        await cluster.store.assign(1, {0: second})
+    restarted = await cluster.dies()
+    await restarted.coordination.settled()
+    assert await restarted.consistent()
+    await restarted.coordination.stop()
+
+
+async def test_a_shard_that_its_host_has_let_go_of_is_given_anew(cluster: Cluster) -> None:
+    first, _ = sorted(cluster.hosts.running)
+    await cluster.hosts.release(first, [0])
+    async with asyncio.timeout(5):
+        while not await cluster.consistent():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_spare_that_an_earlier_coordinator_made_is_sent_home(cluster: Cluster) -> None:
+    await cluster.hosts.start("host-1-1-9", None)
+    owners = await cluster.owners()
+    restarted = await cluster.dies()
+    await restarted.coordination.settled()
+    assert len(cluster.hosts.running) == 2
+    assert await cluster.owners() == owners
+    await restarted.coordination.stop()
+
+
+async def test_another_holder_ends_what_an_earlier_runtime_has_left(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "WATCH_S", 0.1)
+    former = set(cluster.hosts.running)
+    await cluster.coordination.leave()
+    another = Cluster(cluster.store, cluster)
+    await another.coordination.start("another", 1)
+    assert not former & another.hosts.running.keys()
+    assert await another.consistent()
+    await another.coordination.stop()
+
+
+async def test_a_superseded_coordinator_ends_no_process(cluster: Cluster) -> None:
+    restarted = Cluster(cluster.store, cluster)
+    await restarted.coordination.start("test")
+    first, _ = sorted(cluster.hosts.running)
+    cluster.hosts.hanging.add(first)
     with pytest.raises(Superseded):
         await cluster.coordination.run()
-    await cluster.coordination.abandon()
-    assert not cluster.hosts.running
-    assert set(await restarted.owners()) == set(restarted.hosts.running)
+    await cluster.coordination.leave()
+    cluster.hosts.hanging.clear()
+    await restarted.coordination.settled()
+    assert await restarted.consistent()
     await restarted.coordination.stop()
+
+
+async def test_only_who_holds_the_store_ends_a_host(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    async def end_writer(host: str) -> bool:
+        ended.append(host)
+        return True
+
+    monkeypatch.setattr(cluster.store, "end_writer", end_writer)
+    await cluster.store.take("test")
+    first, _ = sorted(cluster.hosts.running)
+    cluster.hosts.die(first)
+    with pytest.raises(Superseded):
+        await cluster.coordination.run()
+    assert not ended
+    await cluster.coordination.leave()
 
 
 async def test_stopping_is_graceful_frees_the_shards_and_gives_the_store_back(cluster: Cluster) -> None:

@@ -1,0 +1,92 @@
+"""What every process of a runtime is beside its work: it says where it is, and it ends with its coordinator's actor.
+
+Hosts are detached Ray actors, so that they outlive a coordinator that dies and comes back. In return each one watches
+that actor: once it has ended for good (it was stopped, or the driver that owns it is gone), the process ends too, so
+nothing is left over. Not here: the work (`actors/host.py`, `projections/host.py`), making processes (`processes.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import ray
+import structlog
+from ray.exceptions import RayError
+
+from actors.host import Host
+from cluster.ray_edge import COORDINATOR, reason_of
+from projections.host import ProjectionHost
+from store.process import machine
+
+log = structlog.get_logger(__name__)
+
+LOOK_AGAIN_S = 0.2
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """The coordinator of a process."""
+
+    handle: Any
+    """Of its Ray actor, which stays the same when Ray makes it anew."""
+    holder: str
+    """Whom it holds the store for: another one means another runtime."""
+    namespace: str
+
+
+class Whereabouts(NamedTuple):
+    """Where a process is, and whose it is."""
+
+    holder: str
+    node: str
+    """The id of its Ray node."""
+    machine: str
+    """As `store.process.machine` names it."""
+
+
+class Kept:
+    """The part of an actor that keeps it with its coordinator. Its methods run on threads of their own."""
+
+    def __init__(self, keeper: Keeper, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._keeper = keeper
+        ray.get_runtime_context().current_actor.keep.remote()
+
+    @ray.method(concurrency_group="keeping")
+    async def keep(self) -> None:
+        """End this process once its coordinator's actor has ended for good. The actor itself calls this."""
+        while _is_there(self._keeper):
+            try:
+                await self._keeper.handle.ended.remote()
+            except RayError as error:
+                log.info("the coordinator does not answer", reason=reason_of(error))
+            await asyncio.sleep(LOOK_AGAIN_S)
+        log.warning("the coordinator is gone for good, and this process ends with it")
+        os._exit(0)
+
+    @ray.method(concurrency_group="health")
+    async def where(self) -> Whereabouts:
+        """Say where this process is, also while its event loop is blocked."""
+        return Whereabouts(self._keeper.holder, ray.get_runtime_context().get_node_id(), machine())
+
+
+def _is_there(keeper: Keeper) -> bool:
+    """Whether the coordinator's actor runs, or will again. Only Ray's word that it has ended counts as no."""
+    try:
+        return bool(ray.get_actor(COORDINATOR, namespace=keeper.namespace) == keeper.handle)
+    except ValueError:
+        return False
+    except RayError as error:
+        log.info("Ray can't be asked for the coordinator", reason=reason_of(error))
+        return True
+
+
+class HostProcess(Kept, Host):
+    """A host, as a process of a runtime."""
+
+
+class ProjectionHostProcess(Kept, ProjectionHost):
+    """A projection host, as a process of a runtime."""
