@@ -4,21 +4,22 @@ Mixed commands (creations, orders, e-mail changes, promotions) over many custome
 commit durable, the projection following; then the counts in the log and in the read model are checked. A lone
 command's latency stands beside what it can't do without, measured in the same run: one empty Ray actor call and one
 durable one-row commit.
+
+`--address A --drivers N --seconds S` puts a cluster under load instead: N drivers as Ray tasks over its nodes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
-import random
+import os
 import sqlite3
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,70 +29,19 @@ import ray
 from actors import Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
 from actors.hosting import HostHealth
-from actors.wire import Receipt
+from benchmarks.drivers import measure_on_cluster
+from benchmarks.load import submit_all, workload
 from benchmarks.machine import describe, one_row_commit_p50_ms
 from cluster import Runtime
-from cluster.lag import Lag, catch_up
+from cluster.lag import catch_up
 from cluster.ray_edge import namespace_of
 from projections.customers import CustomerProjection
+from store.errors import EventrayError
 from store.opening import open_store
 
 LONE_COMMANDS = 200
-NO_LAG = Lag(0, 0.0)
 ROUNDS = 10
 """The lone commands and what they are held against take turns, so that a noisy moment hits all of them."""
-
-
-@dataclass(slots=True)
-class Load:
-    """What the load phase saw. Durations in seconds."""
-
-    latencies_s: list[float] = field(default_factory=list)
-    last_receipts: dict[int, Receipt] = field(default_factory=dict)
-    seconds: float = 0.0
-    lag: Lag = NO_LAG
-
-
-def workload(commands: int, customers: int) -> Iterator[Command]:
-    """Yield mixed commands, none of which will be refused; always the same. Creations are spread evenly."""
-    chance = random.Random(1)
-    created: list[str] = []
-    vips: set[str] = set()
-    for number in range(commands):
-        if len(created) * commands <= number * customers and len(created) < customers:
-            customer_id = f"c-{len(created)}"
-            created.append(customer_id)
-            yield CreateCustomer(customer_id=customer_id, name=f"Customer {number}", email=f"{customer_id}@example.com")
-            continue
-        customer_id, kind = chance.choice(created), chance.random()
-        if kind < 0.1 and customer_id not in vips:
-            vips.add(customer_id)
-            yield PromoteToVip(customer_id=customer_id, reason="benchmark")
-        elif kind < 0.25:
-            yield ChangeEmail(customer_id=customer_id, email=f"{customer_id}-{number}@example.com")
-        else:
-            amount = Decimal(chance.randrange(10_000)) / 100
-            yield CreateOrder(order_id=f"o-{number}", customer_id=customer_id, total_amount=amount)
-
-
-async def put_under_load(runtime: Runtime, url: str, commands: list[Command], in_flight: int) -> Load:
-    """Submit all commands, `in_flight` at a time; wait until the read model holds them."""
-    load, pending = Load(), iter(commands)
-
-    async def submit_some() -> None:
-        for command in pending:
-            started = time.perf_counter()
-            receipt = await runtime.submit(command)
-            load.latencies_s.append(time.perf_counter() - started)
-            last = load.last_receipts.get(receipt.shard)
-            if last is None or last.position < receipt.position:
-                load.last_receipts[receipt.shard] = receipt
-
-    started = time.perf_counter()
-    await asyncio.gather(*(submit_some() for _ in range(in_flight)))
-    load.seconds = time.perf_counter() - started
-    load.lag = await catch_up(runtime, url, CustomerProjection, "c-0", load.last_receipts)
-    return load
 
 
 class Empty:
@@ -182,43 +132,72 @@ def check_counts(directory: Path, commands: list[Command]) -> None:
 
 async def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Run all phases on a new store in `directory`."""
-    commands = list(workload(arguments.commands, arguments.customers))
+    commands_per_customer = arguments.commands / arguments.customers
+    commands = list(itertools.islice(workload(arguments.customers, commands_per_customer), arguments.commands))
     url = f"sqlite:///{(directory / 'bench.db').absolute()}"
     async with Runtime.open(url) as runtime:
         lone = await measure_lone(runtime, directory)
         before = await commits_so_far(url)
-        load = await put_under_load(runtime, url, commands, arguments.in_flight)
+        load = await submit_all(runtime, iter(commands), arguments.in_flight)
+        lag = await catch_up(runtime, url, CustomerProjection, "c-0", load.last_receipts)
         commits = await commits_so_far(url) - before
     check_counts(directory, commands)
-    cuts = statistics.quantiles(load.latencies_s, n=100)
     return {
         "commands": len(commands),
         "customers": arguments.customers,
         "in_flight": arguments.in_flight,
         "seconds": load.seconds,
         "commands_per_s": len(commands) / load.seconds,
-        "latency_p50_ms": cuts[49] * 1000,
-        "latency_p99_ms": cuts[98] * 1000,
+        "latency_p50_ms": load.latencies.quantile_s(0.5) * 1000,
+        "latency_p99_ms": load.latencies.quantile_s(0.99) * 1000,
         "commits": commits,
         "commands_per_commit": len(commands) / commits,
-        "projection_lag_events": load.lag.events,
-        "projection_lag_s": load.lag.seconds,
+        "projection_lag_events": lag.events,
+        "projection_lag_s": lag.seconds,
         **lone,
         **describe(directory),
     }
 
 
-def main() -> None:
-    """Parse the arguments, measure, print."""
+def read_arguments() -> argparse.Namespace:
+    """Parse the arguments, checked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.commands", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--commands", type=int, default=60_000)
-    parser.add_argument("--in-flight", type=int, default=1_000)
-    parser.add_argument("--customers", type=int, default=10_000)
+    parser.add_argument("--commands", type=_at_least_1, default=60_000)
+    parser.add_argument("--in-flight", type=_at_least_1, default=1_000, help="commands under way, of each driver")
+    parser.add_argument("--customers", type=_at_least_1, default=10_000, help="of each driver")
     parser.add_argument("--directory", type=Path, help="where the store is made; default: the system's for such files")
     parser.add_argument("--json", action="store_true")
+    cluster = parser.add_argument_group("on a cluster")
+    cluster.add_argument("--address", help="of Ray: HOST:PORT or auto; default: RAY_ADDRESS, or a Ray started for it")
+    cluster.add_argument("--drivers", type=_at_least_1, help="Ray tasks that submit, spread over the nodes")
+    cluster.add_argument("--seconds", type=float, default=10.0, help="how long the drivers submit")
+    cluster.add_argument("--hosts", type=_at_least_1, default=1, help="of the runtime, where none is there to join")
+    cluster.add_argument(
+        "--store", default=os.environ.get("EVENTRAY_STORE"), help="default: EVENTRAY_STORE, or a new one"
+    )
     arguments = parser.parse_args()
+    if not 0 < arguments.seconds <= 24 * 3600:
+        parser.error(f"--seconds {arguments.seconds}: give more than 0, and a day at most")
+    if arguments.address and arguments.drivers is None:
+        arguments.drivers = 1
+    return arguments
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 on")
+    return int(text)
+
+
+def main() -> None:
+    """Parse the arguments, measure, print."""
+    arguments = read_arguments()
+    work = measure if arguments.drivers is None else measure_on_cluster
     with tempfile.TemporaryDirectory(prefix="eventray-bench-", dir=arguments.directory) as directory:
-        figures = asyncio.run(measure(arguments, Path(directory)))
+        try:
+            figures = asyncio.run(work(arguments, Path(directory)))
+        except EventrayError as error:
+            sys.exit(f"benchmarks.commands: {error}")
     if arguments.json:
         print(json.dumps(figures))
         return

@@ -15,16 +15,22 @@ PACKAGES = ("ray", "sqlalchemy", "aiosqlite", "pydantic", "msgpack", "uvloop")
 IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def describe(directory: Path) -> dict[str, Any]:
-    """Return what the figures depend on."""
-    file_system = file_system_of(directory)
+def describe(directory: Path | None) -> dict[str, Any]:
+    """Return what the figures depend on; `directory` is where the SQLite store is, None for another store."""
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "machine": platform.machine(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
         **{package: version(package) for package in PACKAGES},
+        **(_describe_sqlite(directory) if directory is not None else {}),
+    }
+
+
+def _describe_sqlite(directory: Path) -> dict[str, Any]:
+    file_system = file_system_of(directory)
+    return {
+        "sqlite": sqlite3.sqlite_version,
         "file_system": file_system,
         "durability": "none: the directory is in memory"
         if file_system in IN_MEMORY

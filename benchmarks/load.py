@@ -1,0 +1,89 @@
+"""Mixed commands, and submitting them with a bounded number in flight. Not here: what is made of the figures."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from actors import Command
+from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
+from actors.wire import Receipt
+from benchmarks.latencies import Latencies
+from cluster import Runtime
+from store.errors import EventrayError
+
+
+@dataclass(slots=True)
+class Load:
+    """What submitting saw."""
+
+    latencies: Latencies = field(default_factory=Latencies)
+    """Of the commands that were accepted."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Commands that were not, by the name of the error."""
+    last_receipts: dict[int, Receipt] = field(default_factory=dict)
+    """By shard."""
+    seconds: float = 0.0
+
+    @property
+    def accepted(self) -> int:
+        """How many commands were accepted."""
+        return self.latencies.counts.total()
+
+    def note(self, receipt: Receipt) -> None:
+        """Keep a receipt if it is the last one of its shard."""
+        last = self.last_receipts.get(receipt.shard)
+        if last is None or last.position < receipt.position:
+            self.last_receipts[receipt.shard] = receipt
+
+
+def workload(customers: int, commands_per_customer: float, prefix: str = "", seed: int = 1) -> Iterator[Command]:
+    """Yield mixed commands without end, none of which will be refused; always the same for a seed.
+
+    One in `commands_per_customer` is a creation, until there are so many customers. Their ids begin with `prefix`.
+    """
+    chance = random.Random(seed)
+    created: list[str] = []
+    vips: set[str] = set()
+    for number in itertools.count():
+        if len(created) * commands_per_customer <= number and len(created) < customers:
+            customer_id = f"{prefix}c-{len(created)}"
+            created.append(customer_id)
+            yield CreateCustomer(customer_id=customer_id, name=f"Customer {number}", email=f"{customer_id}@example.com")
+            continue
+        customer_id, kind = chance.choice(created), chance.random()
+        if kind < 0.1 and customer_id not in vips:
+            vips.add(customer_id)
+            yield PromoteToVip(customer_id=customer_id, reason="benchmark")
+        elif kind < 0.25:
+            yield ChangeEmail(customer_id=customer_id, email=f"{customer_id}-{number}@example.com")
+        else:
+            amount = Decimal(chance.randrange(10_000)) / 100
+            yield CreateOrder(order_id=f"{prefix}o-{number}", customer_id=customer_id, total_amount=amount)
+
+
+async def submit_all(runtime: Runtime, commands: Iterator[Command], in_flight: int) -> Load:
+    """Submit commands to their end, `in_flight` at a time."""
+    load = Load()
+
+    async def submit_some() -> None:
+        for command in commands:
+            started = time.perf_counter()
+            try:
+                receipt = await runtime.submit(command)
+            except EventrayError as error:
+                load.failures[type(error).__name__] += 1
+                continue
+            load.latencies.add(time.perf_counter() - started)
+            load.note(receipt)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(submit_some() for _ in range(in_flight)))
+    load.seconds = time.perf_counter() - started
+    return load
