@@ -13,9 +13,10 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import MetaData, Table
+from sqlalchemy import ARRAY, Constraint, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 
 from projections.changes import Changes
+from projections.tables import RESERVED
 from store.errors import InvalidValue
 from store.events import Event
 
@@ -60,7 +61,7 @@ class Projection:
     def physical_tables(cls) -> Mapping[Table, Table]:
         """Return the tables of this version, `<name>_v<version>`, by those that the class names."""
         metadata = MetaData()
-        return {table: table.to_metadata(metadata, name=f"{table.name}_v{cls.version}") for table in cls.tables}
+        return {table: _of_version(table, metadata, f"_v{cls.version}") for table in cls.tables}
 
     @classmethod
     def event_methods(cls) -> dict[type[Event], EventMethod]:
@@ -89,8 +90,38 @@ class Projection:
         if not cls.tables:
             raise InvalidValue("tables", cls.name, "name the tables that it fills")
         for table in cls.tables:
-            if not table.primary_key.columns:
-                raise InvalidValue("tables", table.name, "give the table a primary key")
+            _check_table(table)
+
+
+def _check_table(table: Table) -> None:
+    if not table.primary_key.columns:
+        raise InvalidValue("tables", table.name, "give the table a primary key")
+    if table.name in RESERVED:
+        raise InvalidValue("tables", table.name, "Eventray has a table of this name itself: give it another")
+    for column in table.columns:
+        if isinstance(getattr(column.type, "impl", column.type), ARRAY):
+            remedy = "rows are given as arrays, so none can be in them: use JSON, or a table of its own"
+            raise InvalidValue("tables", f"{table.name}.{column.name}", remedy)
+    if any(item._ddl_if and item.name is None for item in _parts(table)):
+        raise InvalidValue("tables", table.name, "give what is for some databases only (ddl_if) a name")
+
+
+def _parts(table: Table) -> list[Constraint | Index]:
+    return [*table.constraints, *table.indexes]
+
+
+def _of_version(table: Table, metadata: MetaData, suffix: str) -> Table:
+    """Copy a table under another name, with all that `to_metadata` leaves behind: which databases a constraint or an
+    index is for (`ddl_if`), and that a database has one index of a name.
+    """
+    originals = {item.name: item for item in _parts(table) if isinstance(item.name, str)}
+    copy = table.to_metadata(metadata, name=f"{table.name}{suffix}")
+    for item in _parts(copy):
+        if isinstance(item.name, str) and item.name in originals:
+            item._ddl_if = originals[item.name]._ddl_if
+            if isinstance(item, Index | UniqueConstraint | PrimaryKeyConstraint):
+                item.name = f"{item.name}{suffix}"
+    return copy
 
 
 def _annotated(projection_class: type) -> Iterator[tuple[EventMethod, type[Event]]]:

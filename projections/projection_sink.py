@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from projections.errors import ProjectionFailed, ReadModelRejected
 from projections.folding import Folder
 from projections.projection import Projection
-from projections.read_models import Advance, ReadModels
+from projections.read_models import ReadModels
 from projections.sink import Taken
 from store.codec import EventRegistry
 from store.errors import EventrayError
-from store.records import Checkpoint, EventRecord
+from store.records import Advance, Checkpoint, EventRecord
 
 
 class ProjectionSink:
@@ -44,8 +44,7 @@ class ProjectionSink:
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
         """Raises ReadModelVersion, ReadModelUnavailable. A read model begins where the log does."""
-        found = await self._read_models.prepare(self._projection, begin.keys())
-        return {shard: Checkpoint(*checkpoint) for shard, checkpoint in found.items()}
+        return await self._read_models.prepare(self._projection, begin.keys())
 
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         """Change the read model, in one transaction; shard by shard where an event can't be applied.

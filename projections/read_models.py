@@ -8,76 +8,20 @@ model, from where it was thought to be: so each event counts once, whoever appli
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    bindparam,
-    insert,
-    inspect,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Dialect, Table, bindparam, insert, select, update
 
 from projections.changes import Changes
-from projections.database import Database, database_url
-from projections.errors import ReadModelMissing, ReadModelVersion
+from projections.errors import ReadModelMissing, ReadModelRejected, ReadModelVersion
+from projections.making import is_made, make_tables, make_views
+from projections.opening import database_of
 from projections.projection import Projection
-from projections.row_sql import key_is, statements
-
-metadata = MetaData()
-
-checkpoints = Table(
-    "checkpoints",
-    metadata,
-    Column("subscriber", Text, primary_key=True),
-    Column("shard", Integer, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, nullable=False),
-    Column("event_id", LargeBinary),
-)
-"""How far each subscriber is in each shard, and the id of the event there (null at 0), which a restore would change."""
-
-projections = Table(
-    "projections",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("live_version", Integer, nullable=False),
-)
-"""Which version of each projection is read."""
-
-_move = (
-    update(checkpoints)
-    .where(
-        checkpoints.c.subscriber == bindparam("of_subscriber"),
-        checkpoints.c.shard == bindparam("of_shard"),
-    )
-    .values(position=bindparam("to_position"), event_id=bindparam("to_event_id"))
-)
-
-
-class Checkpoint(NamedTuple):
-    """A place in a shard's log; position 0 and no event id: nothing is applied yet."""
-
-    position: int
-    event_id: bytes | None
-
-
-class Advance(NamedTuple):
-    """A checkpoint's move, to the position and id of the last event applied."""
-
-    shard: int
-    from_position: int
-    to_position: int
-    event_id: bytes
+from projections.row_sql import Compiled, Statement, compiled, given, statements
+from projections.tables import checkpoints, projections
+from store.errors import InvalidValue
+from store.records import Advance, Checkpoint
 
 
 class Reading(NamedTuple):
@@ -94,8 +38,8 @@ class ReadModels:
     """The read models of one store, in one database. It belongs to the event loop that uses it."""
 
     def __init__(self, store_url: str) -> None:
-        """Does no I/O: the database is opened, and on SQLite made, when it is first used."""
-        self._database = Database(database_url(store_url))
+        """Does no I/O: the database is opened, and on SQLite made, when it is first used. Raises InvalidValue."""
+        self._database = database_of(store_url)
         self._made = False
         self._physical: dict[type[Projection], Mapping[Table, Table]] = {}
 
@@ -106,25 +50,26 @@ class ReadModels:
     async def prepare(self, projection: type[Projection], shards: Collection[int]) -> dict[int, Checkpoint]:
         """Make what is missing of a projection's tables, view and checkpoints; return its checkpoints by shard.
 
-        One transaction. Raises ReadModelVersion if another version of it is live, and ReadModelUnavailable.
+        One transaction; two that do it at once take turns. Raises ReadModelVersion if another version of it is live,
+        InvalidValue where a view has a name that something else in the database has, and ReadModelUnavailable.
         """
-        async with self._database.writing() as connection:
-            await connection.run_sync(metadata.create_all)
-            live = await connection.scalar(_live_version(projection))
+
+        def work(connection: Connection) -> dict[int, Checkpoint]:
+            make_tables(connection, self._tables_of(projection))
+            live = connection.scalar(_live_version(projection))
             if live not in (None, projection.version):
                 raise ReadModelVersion(projection.name, live, projection.version)
-            await connection.run_sync(self._create_tables, projection)
             if live is None:
-                await connection.execute(
-                    insert(projections).values(name=projection.name, live_version=projection.version)
-                )
-                await connection.run_sync(self._create_views, projection)
-            found = await _checkpoints(connection, projection, shards)
+                connection.execute(insert(projections).values(name=projection.name, live_version=projection.version))
+                make_views(connection, self._tables_of(projection))
+            found = _checkpoints(connection, projection, shards)
             missing = sorted(set(shards) - found.keys())
             if missing:
                 rows = [{"subscriber": projection.subscriber(), "shard": shard, "position": 0} for shard in missing]
-                await connection.execute(insert(checkpoints), rows)
+                connection.execute(insert(checkpoints), rows)
             return {shard: found.get(shard, Checkpoint(0, None)) for shard in shards}
+
+        return await self._database.write_alone(work)
 
     async def apply(
         self, projection: type[Projection], advances: Sequence[Advance], changes: Changes
@@ -135,78 +80,79 @@ class ReadModels:
         and where they are now is returned. Raises ReadModelRejected, ReadModelUnavailable, and ReadModelMissing where
         the checkpoints are gone, with nothing changed.
         """
-        moves = [
-            {
-                "of_subscriber": projection.subscriber(),
-                "of_shard": advance.shard,
-                "to_position": advance.to_position,
-                "to_event_id": advance.event_id,
-            }
-            for advance in sorted(advances)
-        ]
-        async with self._database.writing() as connection:
-            found = await _checkpoints(connection, projection, [advance.shard for advance in advances])
-            if len(found) < len(moves):
-                raise ReadModelMissing(projection.name, str(self._database.path or "memory"))
-            if any(found[advance.shard].position != advance.from_position for advance in advances):
-                return found
-            await connection.execute(_move, moves)
-            for sql, rows in statements(changes, self._tables_of(projection), connection.dialect):
-                await connection.exec_driver_sql(sql, rows)
+        moves = _moves(projection, sorted(advances), self._database.dialect)
+        rows = self._statements(projection, changes)
+
+        def work(connection: Connection) -> None:
+            if sum(connection.exec_driver_sql(*each).rowcount for each in moves) < len(advances):
+                raise _MovedAlready
+            for each in rows:
+                connection.exec_driver_sql(*each)
+
+        try:
+            await self._database.write(work)
+        except _MovedAlready:
+            shards = [advance.shard for advance in advances]
+            found = await self._database.read(partial(_checkpoints, projection=projection, shards=shards))
+            if len(found) < len(shards):
+                raise ReadModelMissing(projection.name, self._database.name) from None
+            return found
         return {}
 
     async def query(self, projection: type[Projection], key: Any, shard: int | None = None) -> Reading:
         """Read the row with a primary key, and the checkpoint of `shard`, in one snapshot.
 
         `row` is None if there is none. A key of several columns is given as a tuple, in the table's order. Raises
-        ReadModelMissing if no runtime has made it yet, ReadModelVersion, ReadModelUnavailable.
+        InvalidValue for a key that can't be one, ReadModelMissing if no runtime has made it yet, ReadModelVersion,
+        ReadModelUnavailable.
         """
-        database = self._database
-        if database.path is not None and not database.path.exists():
-            raise ReadModelMissing(projection.name, str(database.path))
+        if not self._database.is_there:
+            raise ReadModelMissing(projection.name, self._database.name)
         table = self._tables_of(projection)[projection.tables[0]]
-        values = key if isinstance(key, tuple) else (key,)
-        parameters = {f"key_{column.name}": value for column, value in zip(table.primary_key, values, strict=True)}
-        async with database.reading() as connection:
-            self._made = self._made or await connection.run_sync(_has_tables)
-            live = await connection.scalar(_live_version(projection)) if self._made else None
+        values = _key_values(table, key)
+
+        def work(connection: Connection) -> Reading:
+            self._made = self._made or is_made(connection)
+            live = connection.scalar(_live_version(projection)) if self._made else None
             if live is None:
-                raise ReadModelMissing(projection.name, str(database.path or "memory"))
+                raise ReadModelMissing(projection.name, self._database.name)
             if live != projection.version:
                 raise ReadModelVersion(projection.name, live, projection.version)
-            row = (await connection.execute(select(table).where(*key_is(table)), parameters)).mappings().one_or_none()
-            position = 0
-            if shard is not None:
-                position = await connection.scalar(_position(projection, shard)) or 0
-        return Reading(None if row is None else dict(row), live, position)
+            row = connection.execute(_row(table), values).mappings().one_or_none()
+            position = connection.scalar(_position(projection, shard)) if shard is not None else 0
+            return Reading(None if row is None else dict(row), live, position or 0)
+
+        try:
+            return await self._database.read(work)
+        except ReadModelRejected as error:
+            raise InvalidValue("key", repr(key), f"{projection.name} has other keys ({error.args[0]})") from error
 
     async def positions(self, projection: type[Projection]) -> dict[int, int]:
         """Return how far a projection has come, by shard, in one snapshot. Raises ReadModelUnavailable."""
         query = select(checkpoints.c.shard, checkpoints.c.position).where(
             checkpoints.c.subscriber == projection.subscriber()
         )
-        async with self._database.reading() as connection:
-            return {row.shard: row.position for row in await connection.execute(query)}
+
+        def work(connection: Connection) -> dict[int, int]:
+            return {row.shard: row.position for row in connection.execute(query)}
+
+        return await self._database.read(work)
 
     def _tables_of(self, projection: type[Projection]) -> Mapping[Table, Table]:
         if projection not in self._physical:
             self._physical[projection] = projection.physical_tables()
         return self._physical[projection]
 
-    def _create_tables(self, connection: Connection, projection: type[Projection]) -> None:
-        for table in self._tables_of(projection).values():
-            table.create(connection, checkfirst=True)
-
-    def _create_views(self, connection: Connection, projection: type[Projection]) -> None:
-        quoted = connection.dialect.identifier_preparer.quote
-        for logical, table in self._tables_of(projection).items():
-            view, source = quoted(logical.name), quoted(table.name)
-            connection.execute(text(f"DROP VIEW IF EXISTS {view}"))
-            connection.execute(text(f"CREATE VIEW {view} AS SELECT * FROM {source}"))  # noqa: S608 - names of the code
+    def _statements(self, projection: type[Projection], changes: Changes) -> list[Statement]:
+        """Raises ReadModelRejected, whatever a column's type raises at a value that it can't take."""
+        try:
+            return list(statements(changes, self._tables_of(projection), self._database.dialect))
+        except Exception as error:
+            raise ReadModelRejected(f"{type(error).__name__}: {error}") from error
 
 
-def _has_tables(connection: Connection) -> bool:
-    return inspect(connection).has_table(projections.name)
+class _MovedAlready(Exception):
+    """Checkpoints are not where they were thought to be."""
 
 
 def _live_version(projection: type[Projection]) -> Any:
@@ -219,14 +165,42 @@ def _position(projection: type[Projection], shard: int) -> Any:
     )
 
 
-async def _checkpoints(
-    connection: AsyncConnection, projection: type[Projection], shards: Collection[int]
-) -> dict[int, Checkpoint]:
-    """Return the checkpoints of those shards; in a write transaction they stay locked, in shard order, to its end."""
-    query = (
-        select(checkpoints.c.shard, checkpoints.c.position, checkpoints.c.event_id)
-        .where(checkpoints.c.subscriber == projection.subscriber(), checkpoints.c.shard.in_(shards))
-        .order_by(checkpoints.c.shard)
-        .with_for_update()
+@lru_cache(maxsize=256)
+def _row(table: Table) -> Any:
+    return select(table).where(
+        *(column == bindparam(f"key_{column.name}", type_=column.type) for column in table.primary_key)
     )
-    return {shard: Checkpoint(position, event_id) for shard, position, event_id in await connection.execute(query)}
+
+
+def _key_values(table: Table, key: Any) -> dict[str, Any]:
+    columns, values = list(table.primary_key), key if isinstance(key, tuple) else (key,)
+    if len(columns) != len(values):
+        names = ", ".join(column.name for column in columns)
+        raise InvalidValue("key", repr(key), f"give {len(columns)} values: {names}")
+    return {f"key_{column.name}": value for column, value in zip(columns, values, strict=True)}
+
+
+def _checkpoints(
+    connection: Connection, projection: type[Projection], shards: Collection[int]
+) -> dict[int, Checkpoint]:
+    """Return the checkpoints of those shards."""
+    query = select(checkpoints.c.shard, checkpoints.c.position, checkpoints.c.event_id).where(
+        checkpoints.c.subscriber == projection.subscriber(), checkpoints.c.shard.in_(shards)
+    )
+    return {shard: Checkpoint(position, event_id) for shard, position, event_id in connection.execute(query)}
+
+
+def _moves(projection: type[Projection], advances: Sequence[Advance], dialect: Dialect) -> list[Statement]:
+    """Return the statements that move checkpoints, each from where it is to be, in shard order."""
+    shards, before, after, event_ids = zip(*advances, strict=True)
+    subscribers = [projection.subscriber()] * len(advances)
+    return list(_move(dialect).with_columns([subscribers, shards, before, after, event_ids]))
+
+
+@lru_cache(maxsize=16)
+def _move(dialect: Dialect) -> Compiled:
+    c = checkpoints.c
+    rows = given([c.subscriber.type, c.shard.type, c.position.type, c.position.type, c.event_id.type])
+    subscriber, shard, before, after, event_id = rows.c
+    there = update(checkpoints).where(c.subscriber == subscriber, c.shard == shard, c.position == before)
+    return compiled(there.values(position=after, event_id=event_id), rows, dialect)

@@ -1,116 +1,183 @@
 """The SQL of merged row changes: for each table at most one DELETE, one INSERT, and one UPDATE per set of columns.
 
-The statements are SQLAlchemy's, compiled once; the rows go to the driver as tuples made column by column. (Measured:
-with a dict a row through SQLAlchemy, an update of 2,000 rows took twice the CPU.) Not here: transactions, checkpoints.
+A statement takes its rows all at once, as a table of its own: on PostgreSQL an array for each column, on SQLite VALUES
+of up to 512 rows. What is done with them is SQLAlchemy's, compiled once. (Measured on SQLite beside a busy event loop:
+with a row at a time, 2,000 rows took 40 s, since its driver waits for the interpreter's lock at each one; see
+docs/adr/0003.) Not here: transactions, and what the checkpoints mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnClause, Dialect, Table, bindparam, delete, func, insert, literal_column, update
+from sqlalchemy import (
+    ColumnElement,
+    Dialect,
+    Subquery,
+    Table,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.types import String, TypeEngine
 
 from projections.changes import Changes, Key, RowChange
 
 Rows = Sequence[tuple[Key, RowChange]]
 Names = tuple[str, ...]
+Processor = Callable[[Any], Any]
 
-NOTHING: ColumnClause[Any] = literal_column("0")
+GIVEN = "eventray_given"
+ROWS = "/* the given rows */"
+ROWS_MAX = 512
+"""Rows in one VALUES. What is left goes in smaller powers of two, so that few statements are compiled, each once."""
+PARAMETERS_MAX = 32_766
+"""In one statement of SQLite's."""
 
 
 class Statement(NamedTuple):
-    """A statement in the driver's own words, and its parameters, row by row."""
+    """A statement in the driver's own words, and its parameters."""
 
     sql: str
-    rows: list[tuple[Any, ...]]
+    parameters: tuple[Any, ...]
 
 
 class Compiled(NamedTuple):
-    """A statement, its parameters in the order of their places, and what turns each value into the driver's."""
+    """What is to be done with given rows; how many there are doesn't matter yet."""
 
-    sql: str
-    parameters: Names
-    processors: tuple[Callable[[Any], Any] | None, ...]
+    before: str
+    after: str
+    """What stands before and after the rows."""
+    types: Names
+    """Of the given columns, in the database's words."""
+    processors: tuple[Processor | None, ...]
+    """What turns each column's values into the driver's."""
+    arrays: bool
 
-    def with_rows(self, columns: Mapping[str, list[Any]]) -> Statement:
-        """Fill in the values, given column by column under the parameters' names."""
-        processed = [
-            columns[name] if process is None else list(map(process, columns[name]))
-            for name, process in zip(self.parameters, self.processors, strict=True)
+    def with_columns(self, columns: Sequence[Sequence[Any]]) -> Iterator[Statement]:
+        """Yield the statement with its rows, given column by column; as several where one can't take them all."""
+        given = [
+            list(values) if process is None else list(map(process, values))
+            for process, values in zip(self.processors, columns, strict=True)
         ]
-        return Statement(self.sql, list(zip(*processed, strict=True)))
+        if self.arrays:
+            yield Statement(_with_arrays(self), tuple(given))
+            return
+        rows = list(zip(*given, strict=True))
+        start, count = 0, 1 << min(ROWS_MAX, PARAMETERS_MAX // len(given)).bit_length() - 1
+        while start < len(rows):
+            while count > len(rows) - start:
+                count //= 2
+            yield Statement(_with_values(self, count), tuple(chain.from_iterable(rows[start : start + count])))
+            start += count
 
 
 def statements(changes: Changes, physical: Mapping[Table, Table], dialect: Dialect) -> Iterator[Statement]:
-    """Yield each statement with the rows it is for, in an order that may be executed as it comes."""
+    """Yield the statements that make the changes, in an order that may be executed as it comes.
+
+    Raises whatever a column's type raises at a value that it can't take.
+    """
     for logical, rows in changes.items():
-        table = physical[logical]
-        deleted = [key for key, change in rows if change.delete]
-        if deleted:
-            yield _delete(table, dialect).with_rows(_key_columns(table, deleted))
-        inserted = [change.insert for _, change in rows if change.insert is not None]
-        if inserted:
-            yield _insert(table, dialect).with_rows({name: [row[name] for row in inserted] for name in _names(table)})
-        yield from _updates(table, rows, dialect)
+        target = physical[logical]
+        if deleted := [key for key, change in rows if change.delete]:
+            yield from _delete(target, dialect).with_columns(_key_columns(target, deleted))
+        if inserted := [change.insert for _, change in rows if change.insert is not None]:
+            names = [each.name for each in target.columns]
+            yield from _insert(target, dialect).with_columns([[row[name] for row in inserted] for name in names])
+        yield from _updates(target, rows, dialect)
 
 
-def key_is(table: Table) -> list[Any]:
-    """Return the conditions that a row has the key of the parameters `key_<column>`."""
-    return [column == bindparam(f"key_{column.name}", type_=column.type) for column in table.primary_key]
+def given(types: Sequence[TypeEngine[Any]]) -> Subquery:
+    """Return the table that a statement's given rows are, with columns of those types, called as VALUES calls them."""
+    columns = [column(f"column{place}", type_) for place, type_ in enumerate(types, 1)]
+    return text(ROWS).columns(*columns).subquery(GIVEN)
 
 
-def _updates(table: Table, rows: Rows, dialect: Dialect) -> Iterator[Statement]:
+def compiled(statement: UpdateBase, rows: Subquery, dialect: Dialect) -> Compiled:
+    """Compile what is done with the `given` rows. There may be no parameters besides."""
+    assert isinstance(dialect, DefaultDialect)
+    types = [each.type for each in rows.c]
+    before, after = str(statement.compile(dialect=dialect)).split(ROWS)
+    return Compiled(
+        before,
+        after,
+        tuple(_type_name(type_, dialect) for type_ in types),
+        tuple(type_.dialect_impl(dialect).bind_processor(dialect) for type_ in types),
+        dialect.name == "postgresql",
+    )
+
+
+def _updates(target: Table, rows: Rows, dialect: Dialect) -> Iterator[Statement]:
     by_columns: dict[tuple[Names, Names], list[tuple[Key, RowChange]]] = {}
     for row in rows:
         change = row[1]
         if change.sets or change.adds:
             by_columns.setdefault((tuple(change.sets), tuple(change.adds)), []).append(row)
     for (sets, adds), changed in by_columns.items():
-        columns = _key_columns(table, [key for key, _ in changed])
-        columns |= {f"set_{name}": [change.sets[name] for _, change in changed] for name in sets}
-        columns |= {f"add_{name}": [change.adds[name] for _, change in changed] for name in adds}
-        yield _update(table, sets, adds, dialect).with_rows(columns)
+        columns = _key_columns(target, [key for key, _ in changed])
+        columns += [[change.sets[name] for _, change in changed] for name in sets]
+        columns += [[change.adds[name] for _, change in changed] for name in adds]
+        yield from _update(target, sets, adds, dialect).with_columns(columns)
 
 
-def _key_columns(table: Table, keys: list[Key]) -> dict[str, list[Any]]:
-    names = [f"key_{column.name}" for column in table.primary_key]
-    if len(names) == 1:
-        return {names[0]: keys}
-    return {name: [key[place] for key in keys] for place, name in enumerate(names)}
-
-
-@lru_cache(maxsize=256)
-def _delete(table: Table, dialect: Dialect) -> Compiled:
-    return _compiled(delete(table).where(*key_is(table)), dialect)
+def _key_columns(target: Table, keys: list[Key]) -> list[list[Any]]:
+    count = len(target.primary_key)
+    return [keys] if count == 1 else [[key[place] for key in keys] for place in range(count)]
 
 
 @lru_cache(maxsize=256)
-def _insert(table: Table, dialect: Dialect) -> Compiled:
-    return _compiled(insert(table), dialect, column_keys=_names(table))
+def _delete(target: Table, dialect: Dialect) -> Compiled:
+    keys = list(target.primary_key)
+    rows = given([key.type for key in keys])
+    return compiled(delete(target).where(tuple_(*keys).in_(select(*rows.c))), rows, dialect)
 
 
 @lru_cache(maxsize=256)
-def _update(table: Table, sets: Names, adds: Names, dialect: Dialect) -> Compiled:
-    values: dict[str, Any] = {name: bindparam(f"set_{name}", type_=table.c[name].type) for name in sets}
+def _insert(target: Table, dialect: Dialect) -> Compiled:
+    rows = given([each.type for each in target.columns])
+    return compiled(insert(target).from_select(list(target.columns), select(*rows.c)), rows, dialect)
+
+
+@lru_cache(maxsize=256)
+def _update(target: Table, sets: Names, adds: Names, dialect: Dialect) -> Compiled:
+    keys, changed = list(target.primary_key), [target.c[name] for name in (*sets, *adds)]
+    rows = given([each.type for each in (*keys, *changed)])
+    found = [key == value for key, value in zip(keys, rows.c, strict=False)]
+    values: dict[Any, ColumnElement[Any]] = dict(zip(changed, list(rows.c)[len(keys) :], strict=True))
     for name in adds:
-        amount = bindparam(f"add_{name}", type_=table.c[name].type)
-        values[name] = func.coalesce(table.c[name], NOTHING, type_=table.c[name].type) + amount
-    return _compiled(update(table).where(*key_is(table)).values(values), dialect)
+        old, amount = target.c[name], values[target.c[name]]
+        values[old] = func.coalesce(old + amount, amount)
+    return compiled(update(target).where(*found).values(values), rows, dialect)
 
 
-def _compiled(statement: UpdateBase, dialect: Dialect, **options: Any) -> Compiled:
-    compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True}, **options)
-    assert isinstance(compiled, SQLCompiler)
-    assert isinstance(dialect, DefaultDialect)
-    names = tuple(compiled.positiontup or ())
-    processors = [compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
-    return Compiled(str(compiled), names, tuple(processors))
+@lru_cache(maxsize=1024)
+def _with_values(statement: Compiled, count: int) -> str:
+    row = f"({', '.join('?' * len(statement.types))})"
+    return f"{statement.before}VALUES {', '.join([row] * count)}{statement.after}"
 
 
-def _names(table: Table) -> list[str]:
-    return [column.name for column in table.columns]
+@lru_cache(maxsize=1024)
+def _with_arrays(statement: Compiled) -> str:
+    arrays = ", ".join(f"${place}::{type_}[]" for place, type_ in enumerate(statement.types, 1))
+    names = ", ".join(f"column{place}" for place in range(1, len(statement.types) + 1))
+    return f"{statement.before}SELECT * FROM unnest({arrays}) AS row ({names}){statement.after}"  # noqa: S608
+
+
+def _type_name(type_: TypeEngine[Any], dialect: DefaultDialect) -> str:
+    """Return the type to give values in. Text has no length here, since a cast would cut it without a word."""
+    impl = type_.dialect_impl(dialect)
+    inner = getattr(impl, "impl_instance", impl)
+    if isinstance(inner, String) and not isinstance(inner, ENUM):
+        return "TEXT"
+    return dialect.type_compiler_instance.process(type_)

@@ -26,7 +26,7 @@ _move = (
 
 async def keep(connection: AsyncConnection, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
     """See `Checkpoints.keep_checkpoints`."""
-    found = await _locked(connection, subscriber, begin.keys())
+    found = await locked(connection, subscriber, begin.keys())
     missing = [
         {"subscriber": subscriber, "shard": shard, "position": position, "event_id": event_id}
         for shard, (position, event_id) in sorted(begin.items())
@@ -34,30 +34,38 @@ async def keep(connection: AsyncConnection, subscriber: str, begin: Mapping[int,
     ]
     if missing:
         await connection.execute(_keep, missing)
-        found = await _locked(connection, subscriber, begin.keys())  # another may have been faster
+        found = await locked(connection, subscriber, begin.keys())  # another may have been faster
     return found
 
 
 async def move(connection: AsyncConnection, subscriber: str, advances: Sequence[Advance]) -> dict[int, int]:
     """See `Checkpoints.move_checkpoints`."""
-    found = await _locked(connection, subscriber, [advance.shard for advance in advances])
+    found = await locked(connection, subscriber, [advance.shard for advance in advances])
     positions = {shard: checkpoint.position for shard, checkpoint in found.items()}
-    due = [advance for advance in sorted(advances) if positions.get(advance.shard) == advance.from_position]
-    moves = [
-        {
-            "of_subscriber": subscriber,
-            "of_shard": advance.shard,
-            "to_position": advance.to_position,
-            "to_event_id": advance.event_id,
-        }
-        for advance in due
+    due = [advance for advance in advances if positions.get(advance.shard) == advance.from_position]
+    moved = {advance.shard: Checkpoint(advance.to_position, advance.event_id) for advance in due}
+    await put(connection, subscriber, moved)
+    return positions | {shard: checkpoint.position for shard, checkpoint in moved.items()}
+
+
+async def put(connection: AsyncConnection, subscriber: str, to: Mapping[int, Checkpoint]) -> None:
+    """Put checkpoints there, wherever they are; the transaction holds their locks."""
+    rows = [
+        {"of_subscriber": subscriber, "of_shard": shard, "to_position": position, "to_event_id": event_id}
+        for shard, (position, event_id) in sorted(to.items())
     ]
-    if moves:
-        await connection.execute(_move, moves)
-    return positions | {advance.shard: advance.to_position for advance in due}
+    if rows:
+        await connection.execute(_move, rows)
 
 
-async def _locked(connection: AsyncConnection, subscriber: str, shards: Collection[int]) -> dict[int, Checkpoint]:
+async def read(connection: AsyncConnection, subscriber: str) -> dict[int, Checkpoint]:
+    """See `Parking.checkpoints`."""
+    query = select(checkpoints.c.shard, checkpoints.c.position, checkpoints.c.event_id)
+    rows = await connection.execute(query.where(checkpoints.c.subscriber == subscriber))
+    return {shard: Checkpoint(position, event_id) for shard, position, event_id in rows}
+
+
+async def locked(connection: AsyncConnection, subscriber: str, shards: Collection[int]) -> dict[int, Checkpoint]:
     """Return the checkpoints of those shards, locked in shard order to the transaction's end."""
     query = (
         select(checkpoints.c.shard, checkpoints.c.position, checkpoints.c.event_id)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from store import taking
 from store.errors import NotAStore, ShardCountMismatch, StoreHeld, StoreRejected, StoreUnavailable, Superseded
 from store.identity import uuid7
-from store.records import Advance, Checkpoint, Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+from store.ports import Wish
+from store.records import Advance, Checkpoint, Claim, EventRecord, ParkedKey, Route, ShardAppend, Snapshot, Writer
 from store.schema import SHARDS_DEFAULT
 from store.taking import Holding
 
@@ -40,6 +41,7 @@ class Content:
         self.commands: dict[tuple[int, str, str], EventRecord] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self.checkpoints: dict[tuple[str, int], Checkpoint] = {}
+        self.parked: dict[tuple[str, str], ParkedKey] = {}
         self.holding = Holding(0, 0, None, True)
         self.hosts_wanted: int | None = None
         self.writers: dict[str, MemoryStore] = {}
@@ -204,6 +206,53 @@ class MemoryStore:
             if kept[subscriber, shard].position == from_position:
                 kept[subscriber, shard] = Checkpoint(to_position, event_id)
         return {advance.shard: kept[subscriber, advance.shard].position for advance in advances}
+
+    # Parked keys
+
+    async def checkpoints(self, subscriber: str) -> dict[int, Checkpoint]:
+        kept = self._content.checkpoints.items()
+        return {shard: checkpoint for (name, shard), checkpoint in kept if name == subscriber}
+
+    async def parked(self, handler: str | None = None) -> list[ParkedKey]:
+        rows = [row for row in self._content.parked.values() if handler in (None, row.handler)]
+        return sorted(rows, key=lambda row: (row.handler, row.parked_at, row.partition_key))
+
+    async def advance(
+        self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]
+    ) -> dict[int, int]:
+        kept, parked = self._content.checkpoints, self._content.parked
+        due = {each.shard for each in advances if kept[handler, each.shard].position == each.from_position}
+        due -= {shard for shard, keys in passed.items() if any((handler, key) not in parked for key in keys)}
+        due -= {park.shard for park in parks if (handler, park.partition_key) in parked}
+        parked.update({(handler, park.partition_key): park for park in parks if park.shard in due})
+        await self.move_checkpoints(handler, [each for each in advances if each.shard in due])
+        return {each.shard: kept[handler, each.shard].position for each in advances}
+
+    async def keep_parked(self, before: ParkedKey, after: ParkedKey) -> bool:
+        key = before.handler, before.partition_key
+        if self._content.parked.get(key) != before:
+            return False
+        self._content.parked[key] = after
+        return True
+
+    async def unpark(self, before: ParkedKey, checkpoint: int) -> bool:
+        key = before.handler, before.partition_key
+        at = self._content.checkpoints.get((before.handler, before.shard))
+        if self._content.parked.get(key) != before or at is None or at.position != checkpoint:
+            return False
+        del self._content.parked[key]
+        return True
+
+    async def wish(self, handler: str, partition_keys: Collection[str] | None, wish: Wish) -> int:
+        asked = [row for row in await self.parked(handler) if partition_keys is None or row[1] in partition_keys]
+        self._content.parked.update({(handler, row.partition_key): row._replace(wish=wish) for row in asked})
+        return len(asked)
+
+    async def reset(self, subscriber: str, to: Mapping[int, Checkpoint]) -> None:
+        self._content.checkpoints.update({(subscriber, shard): checkpoint for shard, checkpoint in to.items()})
+        for key, row in list(self._content.parked.items()):
+            if row.handler == subscriber and row.shard in to and row.position > to[row.shard].position:
+                del self._content.parked[key]
 
     def _require_living(self) -> None:
         if self._ended:

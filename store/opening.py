@@ -61,16 +61,22 @@ async def located(url: str, shards: int, create: bool) -> Located:
         file = SqliteFile(url, Path(path))
         identity = await asyncio.to_thread(file.open, shards, create)
         return Located(identity, file, lambda: SqliteStore(file, identity))
+    database = postgres_database(url)
+    from store.postgres import PostgresStore  # needs the driver, which the line above has found
+
+    identity = await database.open(shards, create)
+    return Located(identity, database, lambda: PostgresStore(database, identity))
+
+
+def postgres_database(url: str) -> PostgresDatabase:
+    """Return the PostgreSQL database at a URL. Does no I/O. Raises InvalidValue where its driver is not installed."""
     try:
-        from store.postgres import PostgresStore
         from store.postgres_database import PostgresDatabase
     except ModuleNotFoundError as error:
         if error.name != "asyncpg":
             raise
         raise InvalidValue("store", ascii(shown_url(url)), INSTALL_DRIVER) from error
-    database = PostgresDatabase(url)
-    identity = await database.open(shards, create)
-    return Located(identity, database, lambda: PostgresStore(database, identity))
+    return PostgresDatabase(url)
 
 
 def check_schema(url: str, identity: StoreIdentity) -> None:

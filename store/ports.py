@@ -7,10 +7,13 @@ whole on each. Not here: typed events, deciding, Ray.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
-from store.records import Advance, Checkpoint, Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+from store.records import Advance, Checkpoint, Claim, EventRecord, ParkedKey, Route, ShardAppend, Snapshot, Writer
 from store.taking import Holding
+
+Wish = Literal["retry", "discard"]
+"""What may be asked for a parked key: that its event is tried again, or left out."""
 
 
 class EventReader(Protocol):
@@ -173,7 +176,52 @@ class Checkpoints(Protocol):
         ...
 
 
-class EventStore(EventReader, Ownership, EventAppender, SnapshotWriter, Checkpoints, Protocol):
+class Parking(Protocol):
+    """The partition keys that handlers have parked, and the checkpoints that go with them; a key is one row.
+
+    They need no claim; every method is one transaction and raises StoreUnavailable with nothing changed. A key's row
+    and its shard's checkpoint say together what a handler has taken: neither moves without a look at the other.
+    """
+
+    async def checkpoints(self, subscriber: str) -> dict[int, Checkpoint]:
+        """Return a subscriber's checkpoints, by shard; none where it has never started."""
+        ...
+
+    async def parked(self, handler: str | None = None) -> list[ParkedKey]:
+        """Return what a handler, or any, has parked: by handler, the oldest first."""
+        ...
+
+    async def advance(
+        self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]
+    ) -> dict[int, int]:
+        """Move a handler's checkpoints and park the keys of `parks`; return where each checkpoint is then, by shard.
+
+        A shard stays as it is, and none of its keys is parked, where its checkpoint is elsewhere, where a key of
+        `passed` (whose events were left in the log, by shard) is not parked, or where one of `parks` already is.
+        """
+        ...
+
+    async def keep_parked(self, before: ParkedKey, after: ParkedKey) -> bool:
+        """Put `after` in the place of `before`, of the same key; False if it is not as it was, then nothing changes."""
+        ...
+
+    async def unpark(self, before: ParkedKey, checkpoint: int) -> bool:
+        """Remove a row whose key has no event left up to the shard's checkpoint.
+
+        False if the row is not as it was, or the checkpoint elsewhere: then nothing changes.
+        """
+        ...
+
+    async def wish(self, handler: str, partition_keys: Collection[str] | None, wish: Wish) -> int:
+        """Ask the owner to do that with parked keys of a handler, all of them if None; return how many there were."""
+        ...
+
+    async def reset(self, subscriber: str, to: Mapping[int, Checkpoint]) -> None:
+        """Put checkpoints elsewhere, wherever they are. Keys that were parked at later events are parked no more."""
+        ...
+
+
+class EventStore(EventReader, Ownership, EventAppender, SnapshotWriter, Checkpoints, Parking, Protocol):
     """A whole store, opened. One process may open it any number of times."""
 
     async def close(self) -> None:

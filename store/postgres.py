@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.errors import OutcomeUnknown, StoreUnavailable
-from store.postgres_database import PostgresDatabase
+from store.postgres_database import ATTEMPTS_MAX, READ_ONLY, PostgresDatabase, in_transaction
 from store.postgres_errors import DRIVER_ERRORS, store_error, undone_by_rival
 from store.postgres_sessions import Sessions
 from store.records import Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
@@ -30,9 +30,6 @@ COPY_BYTES_MAX = 256 * 1024
 that the connection is lost."""
 ROW_BYTES = 250
 """About what a row takes beside its JSON."""
-ATTEMPTS_MAX = 5
-"""How often a transaction that a rival undid (a deadlock, a serialization failure) is run."""
-
 COLUMNS = ", ".join(EventRecord._fields)
 FOUND = ", ".join(f"events.{column}" for column in EventRecord._fields)
 READ_SHARD = f"SELECT {COLUMNS} FROM events WHERE shard = $1 AND position > $2 ORDER BY position LIMIT $3"  # noqa: S608
@@ -72,7 +69,6 @@ WRITTEN = f""", written AS (
     INSERT INTO events ({COLUMNS}) SELECT * FROM unnest({ARRAYS}) AS row ({COLUMNS})
     WHERE row.shard IN (SELECT shard FROM advanced)
 )"""  # noqa: S608
-READ_ONLY = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 class PostgresStore(SqlStore):
@@ -213,20 +209,10 @@ class PostgresStore(SqlStore):
         return await self._transaction(work, {})
 
     async def _transaction(self, work: Work[T], options: dict[str, Any]) -> T:
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                async with self._engine.connect() as connection:
-                    return await self._run(await connection.execution_options(**options), work)
-            except DRIVER_ERRORS as error:
-                if attempt == ATTEMPTS_MAX or not undone_by_rival(error):
-                    raise store_error(error) from error
-        raise AssertionError("an attempt returns or raises")
-
-    async def _run(self, connection: AsyncConnection, work: Work[T]) -> T:
-        session = (await connection.get_raw_connection()).driver_connection
-        with self._sessions.watched(session):
-            async with connection.begin():
-                return await work(connection)
+        try:
+            return await in_transaction(self._engine, work, self._sessions.watched, options)
+        except DRIVER_ERRORS as error:
+            raise store_error(error) from error
 
     async def _writer(self) -> Writer:
         await self._sessions.writer()

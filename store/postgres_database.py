@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from store.errors import EventrayError, InvalidValue, NotAStore
-from store.postgres_errors import DRIVER_ERRORS, driver_error, sqlstate, store_error
+from store.postgres_errors import DRIVER_ERRORS, driver_error, sqlstate, store_error, undone_by_rival
 from store.schema import CORE_TABLES, StoreIdentity, create_tables, metadata, read_identity
 from store.urls import REMEDY, shown_url
 
@@ -30,10 +30,14 @@ REPLY_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 2.0
 STATEMENT_TIMEOUT_S = 8.0
 IDLE_TRANSACTION_TIMEOUT_S = 10.0
+ATTEMPTS_MAX = 5
+"""How often a transaction that a rival undid (a deadlock, a serialization failure) is run."""
+READ_ONLY = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+"""The options of a transaction that reads one snapshot."""
 POOL_SIZE = 1
 POOL_OVERFLOW = 3
 CREATING = 0x6576656E74726179
-"""The advisory lock under which a store's tables are made."""
+"""The advisory lock under which tables are made."""
 ELSEWHERE = "use another database, or a schema of its own: ?search_path=SCHEMA"
 TABLES = """SELECT relname::text FROM pg_class
     WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(:names)"""
@@ -41,7 +45,9 @@ NO_SUCH_DATABASE, NO_SCHEMA = "3D000", "3F000"
 OTHER_TABLES = ("42703", "42P01", "42883", "42804")
 """No such column, table or operator: tables of our names, but not ours."""
 
+T = TypeVar("T")
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
+Guard = Callable[[asyncpg.Connection], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -52,6 +58,26 @@ def bounded(session: asyncpg.Connection) -> Iterator[None]:
         yield
     finally:
         silent.cancel()
+
+
+async def in_transaction(
+    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], guard: Guard, options: dict[str, Any]
+) -> T:
+    """Run `work` in one transaction and commit it; again where a rival has undone it, 5 times at most.
+
+    `guard` stands over the session meanwhile, the commit included. Raises the driver's errors.
+    """
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            async with engine.connect() as connection:
+                await connection.execution_options(**options)
+                with guard((await connection.get_raw_connection()).driver_connection):
+                    async with connection.begin():
+                        return await work(connection)
+        except DRIVER_ERRORS as error:
+            if attempt == ATTEMPTS_MAX or not undone_by_rival(error):
+                raise
+    raise AssertionError("an attempt returns or raises")
 
 
 class PostgresDatabase:
@@ -79,10 +105,11 @@ class PostgresDatabase:
                 raise
             raise InvalidValue("store", ascii(self.shown), f"{REMEDY} ({type(error).__name__})") from None
 
-    def engine(self, connect: Connect) -> AsyncEngine:
+    def engine(self, connect: Connect, size: int = POOL_SIZE, overflow: int = POOL_OVERFLOW) -> AsyncEngine:
         """Return an engine over sessions that `connect` opens; one found closed is replaced before it is lent.
 
-        Lending takes at most 10 s beyond connecting. What is done with the connection is for the caller to bound.
+        `size` of them are kept, and at most `overflow` more are opened while all are lent. Lending takes at
+        most 10 s beyond connecting. What is done with the connection is for the caller to bound.
         """
         preparing: WeakKeyDictionary[asyncpg.Connection, asyncio.TimerHandle] = WeakKeyDictionary()
 
@@ -94,8 +121,8 @@ class PostgresDatabase:
         engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=connect_and_prepare,
-            pool_size=POOL_SIZE,
-            max_overflow=POOL_OVERFLOW,
+            pool_size=size,
+            max_overflow=overflow,
             pool_timeout=CONNECT_TIMEOUT_S,
         )
 

@@ -108,6 +108,31 @@ class Advance(NamedTuple):
     event_id: bytes
 
 
+class ParkedKey(NamedTuple):
+    """A partition key that a handler could not take an event of, in the order of the table's columns.
+
+    That event and all later ones of the key wait in the log, for this handler only.
+    """
+
+    handler: str
+    partition_key: str
+    shard: int
+    position: int
+    """Of the next event that it has to take: at first the one that failed."""
+    event_id: bytes
+    """Of the event that failed last."""
+    attempts: int
+    """How often that event was tried."""
+    error: str
+    traceback: str
+    parked_at: int
+    """Microseconds since 1970, UTC."""
+    failed_at: int
+    """When it failed last: microseconds since 1970, UTC."""
+    wish: str = ""
+    """What somebody has asked for: `retry`, or `discard` of the event that failed; empty: nothing."""
+
+
 CommandKeys = Mapping[tuple[int, str, str], EventRecord]
 """First events of commands, by (shard, command key, stream)."""
 

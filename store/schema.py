@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from store.identity import uuid7
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The last of the migrations in `migrations/versions`."""
 SHARDS_DEFAULT = 64
 NAME = Text().with_variant(Text(collation="C"), "postgresql")
@@ -138,6 +138,24 @@ checkpoints = Table(
     PrimaryKeyConstraint("subscriber", "shard", name="checkpoints_pk"),
 )
 """How far each subscriber without a read model is in each shard, and the id of the event there (null at 0)."""
+
+parked_keys = Table(
+    "parked_keys",
+    metadata,
+    Column("handler", NAME, nullable=False),
+    Column("partition_key", NAME, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("event_id", LargeBinary, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("traceback", Text, nullable=False),
+    Column("parked_at", BigInteger, nullable=False),
+    Column("failed_at", BigInteger, nullable=False),
+    Column("wish", Text, nullable=False),
+    PrimaryKeyConstraint("handler", "partition_key", name="parked_keys_pk"),
+)
+"""The dead letters: one row a key, whose events wait in the log. The columns are those of `ParkedKey`, in its order."""
 
 migrations = Table(
     "eventray_migrations",

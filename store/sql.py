@@ -7,15 +7,17 @@ adds the hot path (append, reading the log) in its driver's own words.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from store import checkpoints, taking
+from store import checkpoints, parking, taking
 from store.errors import StoreHeld, Superseded
-from store.records import Advance, Checkpoint, Claim, Route, Writer
+from store.ports import Wish
+from store.records import Advance, Checkpoint, Claim, ParkedKey, Route, Writer
 from store.schema import StoreIdentity, hosts, runtime, shards, targets
 from store.taking import Holding
 
@@ -170,6 +172,33 @@ class SqlStore(ABC):
             return await checkpoints.move(connection, subscriber, advances)
 
         return await self._write(work)
+
+    # Parked keys
+
+    async def checkpoints(self, subscriber: str) -> dict[int, Checkpoint]:
+        return await self._read(partial(checkpoints.read, subscriber=subscriber))
+
+    async def parked(self, handler: str | None = None) -> list[ParkedKey]:
+        return await self._read(partial(parking.read, handler=handler))
+
+    async def advance(
+        self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]
+    ) -> dict[int, int]:
+        return await self._write(
+            partial(parking.advance, handler=handler, advances=advances, parks=parks, passed=passed)
+        )
+
+    async def keep_parked(self, before: ParkedKey, after: ParkedKey) -> bool:
+        return await self._write(partial(parking.keep, before=before, after=after))
+
+    async def unpark(self, before: ParkedKey, checkpoint: int) -> bool:
+        return await self._write(partial(parking.unpark, before=before, checkpoint=checkpoint))
+
+    async def wish(self, handler: str, partition_keys: Collection[str] | None, wish: Wish) -> int:
+        return await self._write(partial(parking.wish, handler=handler, partition_keys=partition_keys, wished=wish))
+
+    async def reset(self, subscriber: str, to: Mapping[int, Checkpoint]) -> None:
+        await self._write(partial(parking.reset, subscriber=subscriber, to=to))
 
 
 async def _beat(connection: AsyncConnection, generation: int) -> None:

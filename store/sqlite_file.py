@@ -43,6 +43,19 @@ def store_error(error: Exception) -> EventrayError:
     return StoreUnavailable(f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})", code in PASSING)
 
 
+def use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Set the file's mode. SQLite answers "busy" at once where two do it together, so it is tried again."""
+    deadline = time.monotonic() + CREATE_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if primary_code(error) not in PASSING or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
 class SqliteFile:
     """The file behind a store, and how to connect to it."""
 
@@ -131,24 +144,12 @@ class SqliteFile:
 
     def _create(self, engine: Engine, shards: int) -> None:
         """Make the tables in one transaction; another process may be doing the same."""
-        self._use_write_ahead_log()
+        with closing(self.connect()) as first:
+            use_write_ahead_log(first)
         with engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             if not inspect(connection).get_table_names():
                 create_tables(connection, shards)
-
-    def _use_write_ahead_log(self) -> None:
-        """Set the file's mode. SQLite answers "busy" at once where two do it together, so it is tried again."""
-        deadline = time.monotonic() + CREATE_TIMEOUT_S
-        with closing(self.connect()) as connection:
-            while True:
-                try:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                    return
-                except sqlite3.OperationalError as error:
-                    if primary_code(error) not in PASSING or time.monotonic() > deadline:
-                        raise
-                time.sleep(0.01)
 
     def _identity(self, engine: Engine) -> StoreIdentity:
         with engine.connect() as connection:

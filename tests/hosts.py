@@ -14,8 +14,9 @@ from actors.registry import AggregateRegistry
 from actors.wire import Call, CommandMessage, Receipt, pack_call, unpack_answers
 from store import EventrayError, EventRecord, EventStore, OutcomeUnknown
 from store.identity import shard_of
-from store.records import Advance, Checkpoint, Claim, Route, ShardAppend, Snapshot, Writer
+from store.records import Claim, Route, ShardAppend, Snapshot, Writer
 from store.taking import Holding
+from tests.forwarding import Forwarding
 
 REGISTRY = AggregateRegistry([Customer, Order])
 
@@ -23,7 +24,7 @@ Keys = Collection[tuple[int, str, str]]
 Fault = Callable[[Sequence[ShardAppend]], Exception | None]
 
 
-class FaultyStore:
+class FaultyStore(Forwarding):
     """A store whose appends can be held, refused before they begin, or robbed of their reply after they committed."""
 
     def __init__(self, inner: EventStore) -> None:
@@ -72,12 +73,6 @@ class FaultyStore:
         if (error := self.after(appends)) is not None:
             raise error
         return fenced
-
-    async def keep_checkpoints(self, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
-        return await self.inner.keep_checkpoints(subscriber, begin)
-
-    async def move_checkpoints(self, subscriber: str, advances: Sequence[Advance]) -> dict[int, int]:
-        return await self.inner.move_checkpoints(subscriber, advances)
 
     async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
         return await self.inner.settle(epochs)

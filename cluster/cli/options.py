@@ -23,7 +23,7 @@ Store = Annotated[
         "--store",
         envvar="EVENTRAY_STORE",
         metavar="URL",
-        help="The store: sqlite:///FILE (sqlite:////ABSOLUTE/FILE).",
+        help="The store: sqlite:///FILE (sqlite:////ABSOLUTE/FILE) or postgresql://USER@HOST/DATABASE.",
         show_default=False,
     ),
 ]

@@ -23,9 +23,10 @@ from actors.hosting import HostCore, HostLimits
 from actors.registry import AggregateRegistry
 from actors.wire import unpack_answers
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
-from store.records import Advance, Checkpoint, Claim, Route, ShardAppend, Snapshot, Writer
+from store.records import Claim, Route, ShardAppend, Snapshot, Writer
 from store.taking import Holding
 from tests.contract.protocol_model import ProtocolModel, Sending
+from tests.forwarding import Forwarding
 
 T = TypeVar("T")
 Keys = Collection[tuple[int, str, str]]
@@ -226,7 +227,7 @@ class Host:
             model.answered(sendings, answers)
 
 
-class WatchedStore:
+class WatchedStore(Forwarding):
     """A host's own opened store: each step can be held, fail, or lose its reply; what is committed the model sees."""
 
     def __init__(self, inner: EventStore, world: World, host: int) -> None:
@@ -409,12 +410,6 @@ class WatchedStore:
 
     async def holding(self) -> Holding:
         return await self.inner.holding()
-
-    async def keep_checkpoints(self, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
-        return await self.inner.keep_checkpoints(subscriber, begin)
-
-    async def move_checkpoints(self, subscriber: str, advances: Sequence[Advance]) -> dict[int, int]:
-        return await self.inner.move_checkpoints(subscriber, advances)
 
     async def want_hosts(self, generation: int, count: int) -> None:
         await self.inner.want_hosts(generation, count)

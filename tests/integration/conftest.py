@@ -10,8 +10,10 @@ from cluster.settings import Settings
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    """Where a new store may be made."""
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new store may be made: in a file, unless a test asks for `postgres`."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:///{tmp_path}/shop.db"
 
 

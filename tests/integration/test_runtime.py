@@ -39,6 +39,7 @@ def actors_of(store_id: str) -> list[str]:
     return [each["name"] for each in list_named_actors(True) if each["namespace"] == namespace_of(store_id)]
 
 
+@pytest.mark.parametrize("store_url", ["sqlite", "postgres"], indirect=True)
 async def test_commands_are_decided_stored_and_projected(store_url: str, settings: Settings) -> None:
     async with Runtime.open(store_url, settings=settings) as runtime:
         first = await runtime.submit(ADA)
