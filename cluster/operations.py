@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
+from sqlalchemy import Select
+
 from actors.aggregate import Aggregate
 from actors.commands import Command
 from actors.errors import InvalidCommand, Overloaded
@@ -115,9 +117,8 @@ class Operations:
             self._check_projection(projection)
         future = await self._send(command, command_id, expected_version, occurred_at, timeout_s, metadata)
         receipt = await future
-        patience_s = self._ports.settings.query_timeout_s if timeout_s is None else timeout_s
         for projection in consistency:
-            await self._wait_for(projection, receipt, patience_s)
+            await self._wait_for(projection, receipt, self._patience_s(timeout_s))
         return receipt
 
     async def submit_many(
@@ -163,6 +164,24 @@ class Operations:
         if after is None:
             return (await self._ports.read_models.query(projection, key)).row
         return await self._query_after(projection, key, after, timeout_s)
+
+    async def select(
+        self,
+        projection: type[Projection],
+        statement: Select[Any],
+        *,
+        after: Receipt | None = None,
+        timeout_s: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a SQLAlchemy query over the projection's tables, all of them in memory, in one snapshot.
+
+        `after`, `timeout_s` and what is raised: see `query`; ReadModelRejected for a query that the database refuses.
+        """
+        self._check_projection(projection)
+        if after is not None:
+            self._check_receipt(after)
+            await self._wait_for(projection, after, self._patience_s(timeout_s))
+        return await self._ports.read_models.select(projection, statement)
 
     async def subscribe(
         self,
@@ -266,17 +285,21 @@ class Operations:
             self._ports.application.projection(getattr(projection, "name", repr(projection)))
             raise InvalidValue("projection", repr(projection), "it is not the class that the application names")
 
+    def _check_receipt(self, receipt: Receipt) -> None:
+        if receipt.store_id != self._ports.store.store_id:
+            raise InvalidValue("after", f"a receipt of store {receipt.store_id}", "give one of this store")
+
+    def _patience_s(self, timeout_s: float | None) -> float:
+        return self._ports.settings.query_timeout_s if timeout_s is None else timeout_s
+
     async def _query_after(
         self, projection: type[Projection], key: Any, after: Receipt, timeout_s: float | None
     ) -> Mapping[str, Any] | None:
-        if after.store_id != self._ports.store.store_id:
-            raise InvalidValue("after", f"a receipt of store {after.store_id}", "give one of this store")
+        self._check_receipt(after)
         read_models = self._ports.read_models
         reading = await read_models.query(projection, key, after.shard)
         if reading.position < after.position:
-            await self._wait_for(
-                projection, after, self._ports.settings.query_timeout_s if timeout_s is None else timeout_s
-            )
+            await self._wait_for(projection, after, self._patience_s(timeout_s))
             reading = await read_models.query(projection, key, after.shard)
         return reading.row
 

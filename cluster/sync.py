@@ -12,6 +12,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from sqlalchemy import Select
+
 from actors.aggregate import Aggregate
 from actors.commands import Command
 from actors.wire import Receipt
@@ -86,6 +88,10 @@ class SyncRuntime:
     ) -> Mapping[str, Any] | None:
         """Return a row of a read model; see `Operations.query`."""
         return _blocking(self._runtime.query(projection, key, after=after, timeout_s=timeout_s), self._loop)
+
+    def select(self, projection: type[Projection], statement: Select[Any], **keywords: Any) -> list[dict[str, Any]]:
+        """Return the rows of a query over a projection's tables; see `Operations.select`."""
+        return _blocking(self._runtime.select(projection, statement, **keywords), self._loop)
 
     def subscribe(
         self, event_type: type[Event] | None, handler: Callback, *, name: str | None = None, start: Start = "now"

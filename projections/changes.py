@@ -6,13 +6,18 @@ here: the SQL (`read_models.py`), and which event causes what (a `Projection` sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Table
 
 Key = Any
 """The primary key of a row: its value, or a tuple where the key has several columns."""
+
+
+Row = Mapping[str, Any]
+Rows = Mapping[Table, Mapping[Key, Row]]
+"""Rows as they were before, by table and key."""
 
 
 class RowChange:
@@ -29,6 +34,7 @@ class RowChange:
 
 NOTHING: dict[str, Any] = {}
 """Most rows are changed in one way only; never filled."""
+NO_ROWS: Rows = {}
 
 
 class Changes:
@@ -37,8 +43,29 @@ class Changes:
     As in SQL, changing a row that isn't there does nothing, and nothing plus an amount is the amount.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Rows = NO_ROWS) -> None:
+        """`rows`: those that the projection said it looks at, as far as they are there."""
         self._tables: dict[Table, dict[Key, RowChange]] = {}
+        self._sums: dict[Table, dict[Key, dict[str, Any]]] = {}
+        self._before = rows
+
+    def row(self, table: Table, key: Key) -> Row | None:
+        """Return a row as it is after the changes so far; None if there is none.
+
+        Only rows that the projection's `reads` has named, and that one shard feeds; for others it says what this
+        batch has made of them.
+        """
+        change = self._tables.get(table, {}).get(key)
+        before = self._before.get(table, {}).get(key)
+        if change is None:
+            return before
+        if change.insert is not None:
+            return dict(change.insert)
+        if change.delete or before is None:
+            return None
+        row = {**before, **change.sets}
+        _increase(row, change.adds)
+        return row
 
     def insert(self, table: Table, **row: Any) -> None:
         """Add a row; columns left out get their default, or NULL. Raises ValueError if this batch already holds it."""
@@ -70,6 +97,19 @@ class Changes:
             change.adds = {**change.adds}
             _increase(change.adds, amounts)
 
+    def accumulate(self, table: Table, key: Key, **amounts: Any) -> None:
+        """Increase columns of a row that is made if it isn't there, its other columns at their defaults.
+
+        For rows that several shards feed: increments commute, so no order between shards matters. Raises ValueError
+        if this batch changes rows of this table in another way too.
+        """
+        if table in self._tables:
+            raise ValueError(f"{table.name}: accumulate in all its rows, or in none")
+        if table not in self._sums:
+            self._sums[table] = {}
+            _complete(table, amounts)
+        _increase(self._sums[table].setdefault(key, {}), amounts)
+
     def delete(self, table: Table, key: Key) -> None:
         """Remove a row."""
         rows = self._rows(table)
@@ -84,9 +124,16 @@ class Changes:
         for table, rows in self._tables.items():
             yield table, sorted(rows.items(), key=_first)
 
+    def sums(self) -> Iterator[tuple[Table, list[tuple[Key, dict[str, Any]]]]]:
+        """Yield each accumulated table with its rows' amounts, in key order."""
+        for table, rows in self._sums.items():
+            yield table, sorted(rows.items(), key=_first)
+
     def _rows(self, table: Table) -> dict[Key, RowChange]:
         rows = self._tables.get(table)
         if rows is None:
+            if table in self._sums:
+                raise ValueError(f"{table.name}: accumulate in all its rows, or in none")
             rows = self._tables[table] = {}
         return rows
 
@@ -98,12 +145,12 @@ class Changes:
         return change
 
 
-def _increase(row: dict[str, Any], amounts: dict[str, Any]) -> None:
+def _increase(row: dict[str, Any], amounts: Mapping[str, Any]) -> None:
     for column, amount in amounts.items():
         row[column] = (row.get(column) or 0) + amount
 
 
-def _first(item: tuple[Key, RowChange]) -> Key:
+def _first(item: tuple[Key, Any]) -> Key:
     return item[0]
 
 
@@ -119,11 +166,16 @@ def _value(table: Table, name: str, row: dict[str, Any]) -> Any:
     return row[name]
 
 
-def _complete(table: Table, row: dict[str, Any]) -> dict[str, Any]:
+def _complete(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     unknown = row.keys() - table.columns.keys()
     if unknown:
         raise ValueError(f"{table.name} has no column {', '.join(sorted(unknown))}")
     return {column.name: row[column.name] if column.name in row else _default(column) for column in table.columns}
+
+
+def default_values(table: Table) -> dict[str, Any]:
+    """Return what a row's columns but its key hold where nothing is said of them."""
+    return {column.name: _default(column) for column in table.columns if not column.primary_key}
 
 
 def _default(column: Any) -> Any:

@@ -1,19 +1,29 @@
 """From records to changes: only events of the types that a projection handles are decoded.
 
-Pure. Not here: where records come from and where changes go (`subscriber.py`).
+Pure. Not here: where records come from and where changes go (`projection_sink.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from projections.changes import Changes
+from sqlalchemy import Table
+
+from projections.changes import NO_ROWS, Changes, Key, Rows
 from projections.errors import ProjectionFailed
 from projections.projection import EventMethod, Projection
 from store.codec import EventRegistry
 from store.errors import EventrayError
 from store.events import Event
 from store.records import EventRecord
+
+
+class Decoded(NamedTuple):
+    """Records of types that a projection handles, and their events."""
+
+    records: Sequence[EventRecord]
+    events: Sequence[Event]
 
 
 class Folder:
@@ -29,18 +39,49 @@ class Folder:
             method = next((methods[base] for base in event_class.__mro__ if base in methods), None)
             if method is not None:
                 self._methods[name] = method
+        self.reads_rows = type(self._projection).reads is not Projection.reads
+        """Whether the projection looks at rows."""
 
-    def fold(self, records: Iterable[EventRecord]) -> Changes:
-        """Return what the records change, in their order. Raises ProjectionFailed at the first that can't be applied:
-        data that can't be decoded, a schema version that isn't known, or an error in the projection's method.
+    def decode(self, records: Iterable[EventRecord]) -> Decoded:
+        """Return the records that are handled, with their events, in their order.
+
+        Raises ProjectionFailed at the first whose data can't be decoded, or whose schema version isn't known.
         """
-        methods, changes = self._methods, Changes()
+        methods = self._methods
         wanted = [record for record in records if record.type in methods]
-        for record, event in zip(wanted, self._decoded(wanted), strict=True):
+        return Decoded(wanted, self._decoded(wanted))
+
+    def reads(self, decoded: Decoded) -> Mapping[Table, set[Key]]:
+        """Return the keys of the rows that will be looked at, by table. Raises ProjectionFailed."""
+        keys: dict[Table, set[Key]] = {}
+        for record, event in zip(*decoded, strict=True):
             try:
-                methods[record.type](self._projection, event, changes)
+                for table, key in self._projection.reads(event):
+                    keys.setdefault(table, set()).add(key)
             except Exception as error:
                 raise self._failed(record, error) from error
+        return keys
+
+    def fold(self, decoded: Decoded, rows: Rows = NO_ROWS) -> Changes:
+        """Return what the events change, in their order; `rows`: those that are looked at, as they are before.
+
+        Raises ProjectionFailed at the first that a method fails at, or of the first of those that it gets at once.
+        """
+        records, events = decoded
+        methods, changes = self._methods, Changes(rows)
+        place = 0
+        while place < len(records):
+            method, first = methods[records[place].type], place
+            place += 1
+            try:
+                if method.takes_many:
+                    while place < len(records) and methods[records[place].type] is method:
+                        place += 1
+                    method.function(self._projection, events[first:place], changes)
+                else:
+                    method.function(self._projection, events[first], changes)
+            except Exception as error:
+                raise self._failed(records[first], error) from error
         return changes
 
     def _decoded(self, records: list[EventRecord]) -> list[Event]:

@@ -10,17 +10,23 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import ARRAY, Constraint, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 
-from projections.changes import Changes
+from projections.changes import Changes, Key
 from projections.tables import RESERVED
 from store.errors import InvalidValue
 from store.events import Event
 
-EventMethod = Callable[[Any, Any, Changes], None]
+
+class EventMethod(NamedTuple):
+    """A method that events are handed to."""
+
+    function: Callable[[Any, Any, Changes], None]
+    takes_many: bool
+    """It gets a sequence of events that follow on each other, instead of one."""
 
 
 class Projection:
@@ -37,9 +43,13 @@ class Projection:
             def on_deposited(self, event: Deposited, changes: Changes) -> None:
                 changes.add(accounts, event.account_id, balance=event.amount)
 
-    An annotation may be a union, or a base class of several event types; other types are not even decoded. Class
-    keywords: `name` (default: the class's name), under which its progress is kept, and `version` (default: 1), to be
-    raised with any change of the tables or of what the methods do.
+    An annotation may be a union, or a base class of several event types; other types are not even decoded. Where it
+    is a `Sequence` of such, the method gets all of a batch at once that follow on each other:
+
+            def on_deposits(self, events: Sequence[Deposited], changes: Changes) -> None:
+
+    Class keywords: `name` (default: the class's name), under which its progress is kept, and `version` (default: 1), to
+    be raised with any change of the tables or of what the methods do.
     """
 
     name: ClassVar[str] = ""
@@ -51,6 +61,13 @@ class Projection:
         super().__init_subclass__(**kwargs)
         cls.name = name or cls.__name__
         cls.version = version
+
+    def reads(self, event: Event) -> Iterable[tuple[Table, Key]]:
+        """Return which rows its methods will look at for this event, by `changes.row`; override it to look at some.
+
+        Only rows of its own tables that one shard feeds, the event's own: others change meanwhile.
+        """
+        return ()
 
     @classmethod
     def subscriber(cls) -> str:
@@ -72,13 +89,15 @@ class Projection:
         """
         cls._check()
         found: dict[type[Event], EventMethod] = {}
-        for function, event_class in _annotated(cls):
+        for method, event_class in _annotated(cls):
+            function = method.function
             if event_class in found:
-                remedy = f"{found[event_class].__qualname__} is annotated with {event_class.__name__} too: leave one"
+                other = found[event_class].function.__qualname__
+                remedy = f"{other} is annotated with {event_class.__name__} too: leave one"
                 raise InvalidValue("method", function.__qualname__, remedy)
             if inspect.iscoroutinefunction(function) or len(inspect.signature(function).parameters) != 3:
                 raise InvalidValue("method", function.__qualname__, "make it a plain function of an event and changes")
-            found[event_class] = function
+            found[event_class] = method
         if not found:
             raise InvalidValue("projection", cls.name, "annotate a method's first parameter with an event type")
         return found
@@ -128,15 +147,18 @@ def _annotated(projection_class: type) -> Iterator[tuple[EventMethod, type[Event
     """Yield each function whose first parameter is annotated with an event type, once for each of these."""
     for name in dir(projection_class):
         function = inspect.getattr_static(projection_class, name)
-        if not isinstance(function, types.FunctionType) or name in vars(object):
+        if not isinstance(function, types.FunctionType) or name in vars(Projection) or name in vars(object):
             continue
         parameters = list(inspect.signature(function).parameters.values())[1:]
         if parameters and parameters[0].annotation is not inspect.Parameter.empty:
             annotation = _resolved(function, parameters[0])
+            takes_many = typing.get_origin(annotation) in (Sequence, list)
+            if takes_many:
+                (annotation,) = typing.get_args(annotation)
             union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
             for kind in typing.get_args(annotation) if union else (annotation,):
                 if isinstance(kind, type) and issubclass(kind, Event):
-                    yield function, kind
+                    yield EventMethod(function, takes_many), kind
 
 
 def _resolved(function: types.FunctionType, parameter: inspect.Parameter) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from projections.changes import Changes
 from projections.errors import ProjectionFailed, ReadModelRejected
 from projections.folding import Folder
 from projections.projection import Projection
@@ -61,7 +62,7 @@ class ProjectionSink:
 
     async def _apply(self, batch: Sequence[EventRecord]) -> Taken:
         """Raises ProjectionFailed and ReadModelRejected where an event can't be applied."""
-        changes = self._folder.fold(batch)
+        changes = await self._changes(batch)
         first = {record.shard: record.position for record in reversed(batch)}
         last = {record.shard: record for record in batch}
         advances = [
@@ -71,6 +72,18 @@ class ProjectionSink:
         if moved:
             return Taken(0, {shard: checkpoint.position for shard, checkpoint in moved.items()}, {})
         return Taken(len(batch), {shard: record.position for shard, record in last.items()}, {})
+
+    async def _changes(self, batch: Sequence[EventRecord]) -> Changes:
+        """Fold a batch, with the rows that the projection looks at.
+
+        They are read before the transaction: one shard feeds them, so what they are at its checkpoint they still are
+        where the transaction finds that unmoved.
+        """
+        decoded = self._folder.decode(batch)
+        if not self._folder.reads_rows:
+            return self._folder.fold(decoded)
+        rows = await self._read_models.rows(self._projection, self._folder.reads(decoded))
+        return self._folder.fold(decoded, rows)
 
     async def _up_to_the_first_that_fails(self, records: Sequence[EventRecord]) -> Taken:
         """Apply one shard's records up to the first that can't be, which is found by halving."""

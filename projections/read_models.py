@@ -11,14 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Dialect, Select, Table, bindparam, insert, select, update
 
-from projections.changes import Changes
+from projections.changes import Changes, Key, Rows
 from projections.errors import ReadModelMissing, ReadModelRejected, ReadModelVersion
 from projections.making import is_made, make_tables, make_views
 from projections.opening import database_of
 from projections.projection import Projection
-from projections.row_sql import Compiled, Statement, compiled, given, statements
+from projections.row_sql import Compiled, Statement, compiled, given, rows_of, statements
 from projections.tables import checkpoints, projections
 from store.errors import InvalidValue
 from store.records import Advance, Checkpoint
@@ -106,18 +106,12 @@ class ReadModels:
         InvalidValue for a key that can't be one, ReadModelMissing if no runtime has made it yet, ReadModelVersion,
         ReadModelUnavailable.
         """
-        if not self._database.is_there:
-            raise ReadModelMissing(projection.name, self._database.name)
+        self._check_there(projection)
         table = self._tables_of(projection)[projection.tables[0]]
         values = _key_values(table, key)
 
         def work(connection: Connection) -> Reading:
-            self._made = self._made or is_made(connection)
-            live = connection.scalar(_live_version(projection)) if self._made else None
-            if live is None:
-                raise ReadModelMissing(projection.name, self._database.name)
-            if live != projection.version:
-                raise ReadModelVersion(projection.name, live, projection.version)
+            live = self._check_live(connection, projection)
             row = connection.execute(_row(table), values).mappings().one_or_none()
             position = connection.scalar(_position(projection, shard)) if shard is not None else 0
             return Reading(None if row is None else dict(row), live, position or 0)
@@ -126,6 +120,28 @@ class ReadModels:
             return await self._database.read(work)
         except ReadModelRejected as error:
             raise InvalidValue("key", repr(key), f"{projection.name} has other keys ({error.args[0]})") from error
+
+    async def rows(self, projection: type[Projection], keys: Mapping[Table, Collection[Key]]) -> Rows:
+        """Return those of the rows that are there, by table and key, in one snapshot. Raises ReadModelUnavailable."""
+        tables = self._tables_of(projection)
+
+        def work(connection: Connection) -> Rows:
+            return {logical: rows_of(connection, tables[logical], wanted) for logical, wanted in keys.items()}
+
+        return await self._database.read(work)
+
+    async def select(self, projection: type[Projection], statement: Select[Any]) -> list[dict[str, Any]]:
+        """Return the rows of a query over the projection's tables, in one snapshot.
+
+        Raises ReadModelMissing, ReadModelVersion, ReadModelRejected, ReadModelUnavailable.
+        """
+        self._check_there(projection)
+
+        def work(connection: Connection) -> list[dict[str, Any]]:
+            self._check_live(connection, projection)
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+        return await self._database.read(work)
 
     async def positions(self, projection: type[Projection]) -> dict[int, int]:
         """Return how far a projection has come, by shard, in one snapshot. Raises ReadModelUnavailable."""
@@ -137,6 +153,20 @@ class ReadModels:
             return {row.shard: row.position for row in connection.execute(query)}
 
         return await self._database.read(work)
+
+    def _check_there(self, projection: type[Projection]) -> None:
+        if not self._database.is_there:
+            raise ReadModelMissing(projection.name, self._database.name)
+
+    def _check_live(self, connection: Connection, projection: type[Projection]) -> int:
+        """Return the version that is read. Raises ReadModelMissing, ReadModelVersion."""
+        self._made = self._made or is_made(connection)
+        live: int | None = connection.scalar(_live_version(projection)) if self._made else None
+        if live is None:
+            raise ReadModelMissing(projection.name, self._database.name)
+        if live != projection.version:
+            raise ReadModelVersion(projection.name, live, projection.version)
+        return live
 
     def _tables_of(self, projection: type[Projection]) -> Mapping[Table, Table]:
         if projection not in self._physical:

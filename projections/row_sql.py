@@ -8,13 +8,14 @@ docs/adr/0003.) Not here: transactions, and what the checkpoints mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Dialect,
     Subquery,
     Table,
@@ -24,17 +25,20 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    true,
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import String, TypeEngine
 
-from projections.changes import Changes, Key, RowChange
+from projections.changes import Changes, Key, RowChange, default_values
 
 Rows = Sequence[tuple[Key, RowChange]]
+Sums = list[tuple[Key, dict[str, Any]]]
 Names = tuple[str, ...]
 Processor = Callable[[Any], Any]
 
@@ -96,6 +100,20 @@ def statements(changes: Changes, physical: Mapping[Table, Table], dialect: Diale
             names = [each.name for each in target.columns]
             yield from _insert(target, dialect).with_columns([[row[name] for row in inserted] for name in names])
         yield from _updates(target, rows, dialect)
+    for logical, sums in changes.sums():
+        yield from _increments(physical[logical], sums, dialect)
+
+
+def rows_of(connection: Connection, target: Table, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
+    """Return those of the rows with these keys that are there, by key."""
+    columns = list(target.primary_key)
+    wanted = tuple_(*columns) if len(columns) > 1 else columns[0]
+    found: dict[Key, dict[str, Any]] = {}
+    for chunk in _chunks(sorted(keys), PARAMETERS_MAX // len(columns)):
+        for row in connection.execute(select(target).where(wanted.in_(chunk))).mappings():
+            values = tuple(row[column] for column in columns)
+            found[values if len(columns) > 1 else values[0]] = dict(row)
+    return found
 
 
 def given(types: Sequence[TypeEngine[Any]]) -> Subquery:
@@ -118,6 +136,11 @@ def compiled(statement: UpdateBase, rows: Subquery, dialect: Dialect) -> Compile
     )
 
 
+def _chunks(keys: list[Key], size: int) -> Iterator[list[Key]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
+
+
 def _updates(target: Table, rows: Rows, dialect: Dialect) -> Iterator[Statement]:
     by_columns: dict[tuple[Names, Names], list[tuple[Key, RowChange]]] = {}
     for row in rows:
@@ -129,6 +152,19 @@ def _updates(target: Table, rows: Rows, dialect: Dialect) -> Iterator[Statement]
         columns += [[change.sets[name] for _, change in changed] for name in sets]
         columns += [[change.adds[name] for _, change in changed] for name in adds]
         yield from _update(target, sets, adds, dialect).with_columns(columns)
+
+
+def _increments(target: Table, sums: Sums, dialect: Dialect) -> Iterator[Statement]:
+    by_columns: dict[Names, Sums] = {}
+    for each in sums:
+        by_columns.setdefault(tuple(each[1]), []).append(each)
+    rest = default_values(target)
+    for names, changed in by_columns.items():
+        columns = _key_columns(target, [key for key, _ in changed])
+        columns += [[amounts[name] for _, amounts in changed] for name in names]
+        others = tuple(name for name in rest if name not in names)
+        columns += [[rest[name]] * len(changed) for name in others]
+        yield from _increment(target, names, others, dialect).with_columns(columns)
 
 
 def _key_columns(target: Table, keys: list[Key]) -> list[list[Any]]:
@@ -159,6 +195,19 @@ def _update(target: Table, sets: Names, adds: Names, dialect: Dialect) -> Compil
         old, amount = target.c[name], values[target.c[name]]
         values[old] = func.coalesce(old + amount, amount)
     return compiled(update(target).where(*found).values(values), rows, dialect)
+
+
+@lru_cache(maxsize=256)
+def _increment(target: Table, names: Names, others: Names, dialect: Dialect) -> Compiled:
+    keys = list(target.primary_key)
+    filled = [*keys, *(target.c[name] for name in (*names, *others))]
+    rows = given([each.type for each in filled])
+    insert_into = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+    # An upsert from a SELECT needs a WHERE on SQLite, which would take ON CONFLICT for a join's condition.
+    inserted = insert_into(target).from_select(filled, select(*rows.c).where(true()))
+    added = inserted.excluded
+    increased = {name: func.coalesce(target.c[name] + added[name], added[name]) for name in names}
+    return compiled(inserted.on_conflict_do_update(index_elements=keys, set_=increased), rows, dialect)
 
 
 @lru_cache(maxsize=1024)

@@ -1,5 +1,7 @@
-"""The read model of the shop's customers."""
+"""The read models of the shop's customers."""
 
+from projections.customers.directory import CustomerDirectory
 from projections.customers.projection import CustomerProjection, customers
+from projections.customers.sales import DailySales
 
-__all__ = ["CustomerProjection", "customers"]
+__all__ = ["CustomerDirectory", "CustomerProjection", "DailySales", "customers"]

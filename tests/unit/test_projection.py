@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -20,7 +21,7 @@ from projections.folding import Folder
 from projections.opening import database_of
 from projections.projection import Projection
 from projections.row_sql import statements
-from store import Event, EventRegistry, InvalidValue
+from store import Event, EventRecord, EventRegistry, InvalidValue
 
 things = Table("things", MetaData(), Column("id", Text, primary_key=True), Column("n", Integer), Column("m", Integer))
 pairs = Table(
@@ -101,6 +102,48 @@ def test_many_events_of_one_row_cost_one_row_of_one_statement() -> None:
     assert [parameters for _, parameters in found] == [("a", 1000)]
 
 
+SUMS = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.integers(-5, 5)), max_size=25)
+
+
+@given(SUMS, st.integers(1, 25))
+def test_sums_of_a_batch_are_those_of_its_events_one_by_one_and_rows_are_made(sums: list[Any], size: int) -> None:
+    expected: dict[tuple[str, str], int] = {}
+    with database() as connection:
+        for start in range(0, len(sums), size):
+            changes = Changes()
+            for day, kind, amount in sums[start : start + size]:
+                changes.accumulate(pairs, (day, kind), n=amount)
+                expected[day, kind] = expected.get((day, kind), 0) + amount
+            flush(connection, changes)
+        assert {(day, kind): n for day, kind, n in connection.execute(select(pairs))} == expected
+
+
+def test_a_table_is_accumulated_in_all_its_rows_or_in_none() -> None:
+    for first, second in (("accumulate", "add"), ("add", "accumulate")):
+        changes = Changes()
+        getattr(changes, first)(pairs, ("mon", "x"), n=1)
+        with pytest.raises(ValueError, match="in all its rows, or in none"):
+            getattr(changes, second)(pairs, ("tue", "x"), n=1)
+    with pytest.raises(ValueError, match="no column typo"):
+        Changes().accumulate(pairs, ("mon", "x"), typo=1)
+
+
+def test_a_row_is_seen_as_the_batch_has_left_it() -> None:
+    changes = Changes({things: {"a": {"id": "a", "n": 1, "m": None}}})
+    changes.add(things, "a", n=2, m=3)
+    changes.set(things, "a", m=7)
+    assert changes.row(things, "a") == {"id": "a", "n": 3, "m": 7}
+    changes.delete(things, "a")
+    assert changes.row(things, "a") is None
+    changes.insert(things, id="a", n=9)
+    changes.insert(things, id="b")
+    assert (changes.row(things, "a"), changes.row(things, "b"), changes.row(things, "c")) == (
+        {"id": "a", "n": 9, "m": None},
+        {"id": "b", "n": None, "m": None},
+        None,
+    )
+
+
 def test_rows_are_changed_in_key_order() -> None:
     changes = Changes()
     for key in ("c", "a", "b"):
@@ -153,6 +196,28 @@ class TestProjection:
                 raise AssertionError
 
         assert set(Folder(Base, REGISTRY)._methods) == {"Happened", "HappenedOften"}
+
+    def test_a_method_of_many_gets_those_that_follow_on_each_other(self) -> None:
+        got: list[list[str]] = []
+
+        class Many(Projection):
+            tables = (things,)
+
+            def on_happened(self, events: Sequence[Happened], changes: Changes) -> None:
+                got.append([event.thing for event in events])
+
+            def on_other(self, event: Elsewhere, changes: Changes) -> None:
+                got.append([f"-{event.thing}"])
+
+        def record(place: int, event: Event) -> EventRecord:
+            data = event.model_dump_json()
+            return EventRecord(0, place, "s-1", place, "1", b"", event.event_type, 1, data, "{}", None, None, 0)
+
+        kinds: list[Event] = [Happened(thing="a"), HappenedOften(thing="b", times=2), Elsewhere(thing="c")]
+        kinds += [Happened(thing="d"), Elsewhere(thing="e"), Elsewhere(thing="f")]
+        folder = Folder(Many, REGISTRY)
+        folder.fold(folder.decode([record(place, event) for place, event in enumerate(kinds, 1)]))
+        assert got == [["a", "b"], ["-c"], ["d"], ["-e"], ["-f"]]
 
     def test_a_method_that_can_not_work_is_named_at_once(self) -> None:
         class Twice(Projection):

@@ -175,5 +175,6 @@ def test_a_projection_skips_types_that_nobody_knows_and_reads_older_rows() -> No
 
 def folded(rows: list[EventRecord]) -> list[Any]:
     """The keys and changes that the records cause."""
-    changes = Folder(CustomerProjection, REGISTRY.events).fold(rows)
+    folder = Folder(CustomerProjection, REGISTRY.events)
+    changes = folder.fold(folder.decode(rows))
     return [(key, change.insert) for _, changed in changes.items() for key, change in changed]
