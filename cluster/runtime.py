@@ -6,8 +6,6 @@ Not here: what it does for its users (`operations.py`), what its actors do, Ray'
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -21,14 +19,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import ray_session
 from cluster.application import Application
 from cluster.coordinator import Coordinator, RuntimePlan
+from cluster.holder import has_ended, this_holder
 from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
 from cluster.ray_edge import COORDINATOR, RayTransport, ask, namespace_of, own_error, reason_of
 from cluster.settings import Settings
 from cluster.status import RuntimeStatus
 from cluster.transport import HostGone
-from store.errors import EventrayError
-from store.identity import uuid7
+from store.errors import EventrayError, StoreHeld
 from store.process import machine
 from store.records import EventRecord
 from store.urls import parsed_url, shared_url
@@ -84,7 +82,8 @@ class Runtime(Operations):
         ships). Ray: the one that this process is connected to, or that `address` or RAY_ADDRESS names, or that runs on
         this machine; else one is started, and ends with the runtime.
 
-        Raises StoreHeld where a runtime elsewhere holds the store, NotAStore, StoreUnavailable, ShardCountMismatch,
+        Waits for a runtime on this store whose process was killed on this machine, till that has ended too. Raises
+        StoreHeld where another runtime elsewhere holds the store, NotAStore, StoreUnavailable, ShardCountMismatch,
         InvalidValue, NoSuchApplication, ApplicationNotThere, RayUnavailable, RuntimeNotStarted.
         """
         return Opening(partial(cls._open, url, hosts, app, address, shards, settings))
@@ -131,9 +130,8 @@ class Runtime(Operations):
             base = await open_base(url, hosts, app, shards, settings, ending)
             await _connect(address, base.settings, ending)
             namespace = namespace_of(base.store.store_id)
-            holder = f"process {os.getpid()} on {platform.node()}, {uuid7().hex[-8:]}"
             on = machine() if parsed_url(url).scheme == "sqlite" else None
-            plan = RuntimePlan(url, namespace, holder, hosts, base.application, base.settings, on)
+            plan = RuntimePlan(url, namespace, this_holder(), hosts, base.application, base.settings, on)
             coordinator = await _join_or_start(plan, ending)
             transport = RayTransport(namespace)
             ports = base.ports(transport, RayFollowers(transport, coordinator), ending)
@@ -199,7 +197,10 @@ async def _join_or_start(plan: RuntimePlan, ending: AsyncExitStack) -> Any:
                 raise RuntimeNotStarted(f"it was not ready within {plan.settings.open_timeout_s} s") from error
             except RayError as error:
                 if (own := own_error(error)) is not None:
-                    raise own from error
+                    if not (isinstance(own, StoreHeld) and has_ended(own.holder)) or loop.time() > deadline_s:
+                        raise own from error
+                    log.info("the runtime of a killed process is ending; trying again", holder=own.holder)
+                    continue
                 if started and isinstance(error, ActorDiedError):
                     raise ApplicationNotThere(reason_of(error)) from error
                 if started or loop.time() > deadline_s:

@@ -72,6 +72,7 @@ class StoreHeld(EventrayError):
 
     def __init__(self, holder: str) -> None:
         super().__init__(holder)
+        self.holder = holder
 
 
 class Superseded(EventrayError):

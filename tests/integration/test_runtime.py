@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -90,6 +92,36 @@ async def test_a_store_that_is_held_elsewhere_is_not_opened(store_url: str, sett
     over.set()
     await beating
     assert actors_of(store.store_id) == []
+    await store.close()
+
+
+def pid_of_a_killed_process() -> int:
+    process = subprocess.Popen(["sleep", "60"])
+    process.kill()
+    process.wait()
+    return process.pid
+
+
+async def test_the_runtime_of_a_killed_process_is_waited_for_until_it_has_ended_too(
+    store_url: str, settings: Settings
+) -> None:
+    store = await open_store(store_url)
+    generation = await store.take(f"process {pid_of_a_killed_process()} on {platform.node()}, 0123abcd")
+    over = asyncio.Event()
+
+    async def beat_on() -> None:
+        deadline = asyncio.get_running_loop().time() + 4
+        while asyncio.get_running_loop().time() < deadline:
+            await store.beat(generation)
+            await asyncio.sleep(0.1)
+        over.set()
+        await store.release(generation)
+
+    beating = asyncio.create_task(beat_on())
+    async with Runtime.open(store_url, settings=settings) as runtime:
+        assert over.is_set()
+        await runtime.submit(ADA)
+    await beating
     await store.close()
 
 
