@@ -5,7 +5,7 @@ Not here: commands, which the hosts decide on; what a script saves passes by the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from itertools import takewhile
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 
 from actors.aggregate import Aggregate
 from actors.commands import shown
+from actors.loading import load_aggregates
 from actors.registry import AggregateRegistry
 from actors.snapshots import Snapshots
 from store.codec import EventRegistry
@@ -23,6 +24,8 @@ from store.records import EventRecord, micros
 from store.writing import OfflineWriter
 
 PAGE_SIZE = 1_000
+FIRST_STREAMS = 16
+"""Streams in the first query for many aggregates: few, since each may be long."""
 
 SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
 
@@ -67,6 +70,24 @@ class Repository:
         """Return an aggregate as it is, was at a version, or was at a time; see `load_aggregate`."""
         events = self._registry.events
         return await load_aggregate(self._writer.store, events, aggregate_class, aggregate_id, version, as_of)
+
+    async def get_many(
+        self, aggregate_class: type[SomeAggregate], aggregate_ids: Iterable[str]
+    ) -> dict[str, SomeAggregate]:
+        """Return those of the aggregates that have events, as they are, by id; in a fraction of the time of `get`s.
+
+        Raises the error of the first that can't be read, as `load` does.
+        """
+        ids = {aggregate_class(checked_id(aggregate_class.id_field, each)).stream: each for each in aggregate_ids}
+        loaded = await load_aggregates(self._writer.store, ids, self._registry, Snapshots(), FIRST_STREAMS)
+        for error in loaded.unreadable.values():
+            raise error
+        found: dict[str, SomeAggregate] = {}
+        for stream, aggregate in loaded.aggregates.items():
+            assert isinstance(aggregate, aggregate_class)
+            if aggregate.version:
+                found[ids[stream]] = aggregate
+        return found
 
     async def save(self, aggregate: Aggregate) -> None:
         """Append an aggregate's uncommitted events, all or none, durably; nothing happens if there are none.

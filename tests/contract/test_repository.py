@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from actors import loading
 from actors.customers import (
     ChangeEmail,
     CreateCustomer,
@@ -51,6 +52,22 @@ async def test_what_is_saved_is_got_again(store: EventStore) -> None:
         await repository.save(order)
     heads = await store.heads()
     assert heads == {**dict.fromkeys(range(SHARDS), 0), shard_of("c-1", SHARDS): 4}
+
+
+async def test_many_are_got_as_one_by_one(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "RECORDS_WANTED", 20)  # so that there are several queries
+    async with Repository(store, REGISTRY) as repository:
+        for number in range(60):
+            customer = new_customer(f"c-{number}")
+            for change in range(number % 3 * number):
+                customer.change_email(ChangeEmail(customer_id=f"c-{number}", email=f"{change}@example.com"))
+            await repository.save(customer)
+        ids = [f"c-{number}" for number in reversed(range(60))]
+        found = await repository.get_many(Customer, ["nobody", *ids])
+        assert {each: vars(customer) for each, customer in found.items()} == {
+            each: vars(await repository.load(Customer, each)) for each in ids
+        }
+        assert await repository.get_many(Customer, []) == {}
 
 
 async def test_of_two_copies_the_second_is_refused_with_both_versions(store: EventStore) -> None:
