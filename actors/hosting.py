@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 from actors.errors import InvalidCommand, NotOwner, Overloaded, StaleCall
 from actors.loading import Loaded, load_aggregates
 from actors.mail import OpenCall, Pending
+from actors.passivation import forget_unused
 from actors.registry import AggregateRegistry
 from actors.shard import Shard, Wants
 from actors.snapshot_keeper import SnapshotKeeper
@@ -38,7 +39,11 @@ class HostLimits:
 
     pending_commands_max: int = 20_000
     pending_bytes_max: int = 64 * 1024 * 1024
+    unstored_bytes_max: int = 64 * 1024 * 1024
+    """Of events that are decided and not stored yet; while a host holds as many it decides nothing more."""
     live_aggregates_max: int = 200_000
+    live_idle_s: float = 600.0
+    """An aggregate that was not used for so long is forgotten, until it is asked for again."""
     payload_size_max_bytes: int = PAYLOAD_SIZE_MAX_BYTES
     """Of the JSON of one command and of one event."""
     sessions_max: int = 10_000
@@ -87,6 +92,8 @@ class HostCore:
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrivals = 0
         self._open_calls: set[OpenCall] = set()
+        self._held_back: list[Shard] = []
+        """Shards that have mail and may not decide it until something is stored; the next to do so first."""
         self._pending_commands = 0
         self._pending_bytes = 0
         self._health = HostHealth({}, {}, 0, 0, 0.0, 0.0, 0, 0, 0)
@@ -121,6 +128,7 @@ class HostCore:
             self._shards[number] = Shard(number, claim, self._registry, self._store.store_id, self._snapshots)
             if former is not None:
                 former.drop()
+        self._advance(())  # what was dropped may have held others back
         return {number: claim.epoch for number, claim in claims.items()}
 
     async def release(self, shards: Iterable[int]) -> None:
@@ -204,15 +212,24 @@ class HostCore:
         """Let these shards decide what they can, wake the writer, and read what they lack."""
         now_s, recorded_at = time.monotonic(), time.time_ns() // 1000
         lacking: list[tuple[Shard, Wants]] = []
-        for shard in shards:
-            shard.decide(now_s, recorded_at)
+        room_bytes = self._limits.unstored_bytes_max - sum(shard.unstored_bytes for shard in self._shards.values())
+        after_a_turn: list[Shard] = []
+        due, self._held_back = dict.fromkeys((*self._held_back, *shards)), []
+        for shard in due:
+            before_bytes = shard.unstored_bytes
+            shard.decide(now_s, recorded_at, room_bytes)
+            room_bytes -= shard.unstored_bytes - before_bytes
             if shard.has_decided:
                 self._writer.wake()
+            if room_bytes <= 0 and shard.inbox:
+                (after_a_turn if shard.unstored_bytes > before_bytes else self._held_back).append(shard)
+                continue
             if shard.inbox and not shard.busy:
                 wants = shard.wants()
                 if wants.keys or wants.streams:
                     shard.loading = wants
                     lacking.append((shard, wants))
+        self._held_back += after_a_turn
         if lacking:
             self._spawn(self._load(lacking))
 
@@ -244,16 +261,9 @@ class HostCore:
                 # Each goes to one shard only: another that wants the same stream reads it for itself.
                 {stream: loaded.aggregates.pop(stream) for stream in wants.streams if stream in loaded.aggregates},
                 {stream: loaded.unreadable[stream] for stream in wants.streams if stream in loaded.unreadable},
+                time.monotonic(),
             )
         self._advance(shard for shard, _ in lacking)
-
-    def _passivate(self) -> None:
-        """Bring the live aggregates back within their bound, shards with many first."""
-        excess = sum(len(shard.live) for shard in self._shards.values()) - self._limits.live_aggregates_max
-        for shard in sorted(self._shards.values(), key=lambda shard: -len(shard.live)) if excess > 0 else ():
-            excess -= shard.passivate(min(excess, len(shard.live)))
-            if excess <= 0:
-                break
 
     # --- health ---
 
@@ -265,7 +275,8 @@ class HostCore:
 
     async def _beat(self) -> None:
         while True:
-            self._passivate()
+            limits = self._limits
+            forget_unused(self._shards.values(), limits.live_aggregates_max, time.monotonic() - limits.live_idle_s)
             self._take_health()
             await asyncio.sleep(self._limits.beat_s)
 

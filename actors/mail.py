@@ -16,6 +16,9 @@ from store.records import Snapshot
 
 Answer = Receipt | EventrayError
 
+EVENT_FRAME_BYTES = 500
+"""What a row takes in memory beside its data and metadata, about."""
+
 
 class OpenCall:
     """One call of a client: its answers in the order of its commands, complete when the last one is there."""
@@ -112,6 +115,11 @@ class Pending:
         """Ids of first events that were sent to the store without learning what became of them."""
         self.suspect = False
         """Whether it was part of an append that the store refused, and is decided again with care."""
+
+    @property
+    def records_bytes(self) -> int:
+        """What its events take in memory, about."""
+        return sum(EVENT_FRAME_BYTES + len(record.data) + len(record.metadata) for record in self.records)
 
     def undo(self) -> None:
         """Forget what was decided; the log is asked for the id before it is decided again."""

@@ -11,12 +11,12 @@ The promise kept here: no answer leaves before everything it was decided on is s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 
 from actors.aggregate import Aggregate
 from actors.errors import CommandTimeout, NotOwner
+from actors.live import LiveAggregates
 from actors.mail import Answer, Pending
 from actors.recording import receipt_of, records_of, repeated
 from actors.registry import AggregateRegistry
@@ -59,8 +59,9 @@ class Shard:
         """Whether an append's outcome is unknown and being found out; nothing is decided or written meanwhile."""
         self.releasing = False
         self.inbox: deque[Pending] = deque()
-        self.live: dict[str, Aggregate] = {}
-        """Aggregates in memory, least recently used first."""
+        self.live = LiveAggregates()
+        self.unstored_bytes = 0
+        """What the events that are decided and not yet known to be stored take, about."""
         self._registry = registry
         self._store_id = store_id
         self._snapshots = snapshots
@@ -96,9 +97,15 @@ class Shard:
 
     # --- deciding ---
 
-    def decide(self, now_s: float, recorded_at: int) -> None:
-        """Decide the mail in order, as far as it can be without reading. `now_s` monotonic, `recorded_at` in us."""
+    def decide(self, now_s: float, recorded_at: int, room_bytes: int) -> None:
+        """Decide the mail in order, as far as it can be without reading. `now_s` monotonic, `recorded_at` in us.
+
+        Stops where the new events take `room_bytes` or more: the last decision may go beyond.
+        """
+        full_bytes = self.unstored_bytes + room_bytes
         while self.inbox and not self.busy:
+            if self.unstored_bytes >= full_bytes:
+                return
             if self.care == COMMAND_ALONE and (self._decided or self._writing):
                 break
             pending = self.inbox[0]
@@ -127,12 +134,13 @@ class Shard:
         found: Mapping[CommandKey, EventRecord],
         loaded: Mapping[str, Aggregate],
         unreadable: Mapping[str, EventrayError],
+        now_s: float,
     ) -> None:
         """Take in what was read for `wants`, unless the shard's state was dropped while it was being read."""
         if self.loading is not wants:
             return
         self.loading = None
-        self.live.update(loaded)
+        self.live.add(loaded, now_s)
         self._unreadable.update(unreadable)
         for pending in self.inbox:
             key = (self.number, *pending.key)
@@ -181,16 +189,15 @@ class Shard:
                 if stream in self._unreadable:
                     self._answer(pending, self._unreadable[stream])
                     return
-        pending.outcome = self._outcome(pending, recorded_at)
+        pending.outcome = self._outcome(pending, now_s, recorded_at)
         self._decided.append(pending)
 
-    def _outcome(self, pending: Pending, recorded_at: int) -> Answer:
-        aggregate = self.live.pop(pending.stream)
-        self.live[pending.stream] = aggregate
+    def _outcome(self, pending: Pending, now_s: float, recorded_at: int) -> Answer:
+        aggregate = self.live.use(pending.stream, now_s)
         expected = pending.message.expected_version
         if expected is not None and expected != aggregate.version:
             return ConcurrencyError(pending.stream, expected, aggregate.version)
-        reads = [self.live[stream] for stream in pending.read_streams]
+        reads = [self.live.use(stream, now_s) for stream in pending.read_streams]
         try:
             pending.binding.decide(aggregate, pending.command, reads)
             events = aggregate.uncommitted_events
@@ -216,13 +223,14 @@ class Shard:
         if due(aggregate, aggregate.version - len(events)):
             pending.snapshot = self._snapshots.take(aggregate, recorded_at)
         self.head = pending.records[-1].position
+        self.unstored_bytes += pending.records_bytes
         return receipt_of(pending, pending.records, self._store_id)
 
     def _forget_half_decided(self, aggregate: Aggregate, reads: Iterable[Aggregate]) -> None:
         """Drop aggregates that were changed by a decision that then failed; they are read anew once all is stored."""
         for touched in (aggregate, *reads):
             if touched.uncommitted_events:
-                self.live.pop(touched.stream, None)
+                self.live.forget(touched.stream)
                 self._load_barrier = self.head
 
     # --- what became of it ---
@@ -248,6 +256,7 @@ class Shard:
         for pending in writing:
             if pending.records:
                 self.stored_head = pending.records[-1].position
+                self.unstored_bytes -= pending.records_bytes
             assert pending.outcome is not None
             self._answer(pending, pending.outcome)
             if pending.snapshot is not None:
@@ -269,7 +278,8 @@ class Shard:
         self._ids = {}
         for pending in self.inbox:
             self._ids.setdefault(pending.key, pending)
-        self.live.clear()
+        self.live.forget_all()
+        self.unstored_bytes = 0
         self.loading = None
         if stored_head is not None:
             self.stored_head = stored_head
@@ -302,13 +312,10 @@ class Shard:
         while self.inbox:
             self._answer(self.inbox.popleft(), NotOwner(self.number, self.epoch))
 
-    def passivate(self, count: int) -> int:
-        """Forget up to `count` live aggregates, least recently used first; none that anything undone stands on."""
+    def unneeded(self) -> Iterator[tuple[float, str]]:
+        """Yield the live aggregates that nothing undone stands on: when each was last used, least recently first."""
         needed = {stream for pending in (*self._writing, *self._decided, *self.inbox) for stream in pending.streams}
-        chosen = list(islice((stream for stream in self.live if stream not in needed), count))
-        for stream in chosen:
-            del self.live[stream]
-        return len(chosen)
+        return ((used_s, stream) for used_s, stream in self.live.by_use() if stream not in needed)
 
     def _answer(self, pending: Pending, answer: Answer) -> None:
         pending.call.answer(pending.index, answer)

@@ -22,6 +22,8 @@ from store.identity import checked_id, random_bytes, shard_of, uuid7_bytes
 
 MESSAGE_FRAME_BYTES = 64
 """What a command's numbers and field marks take on the wire, about."""
+PROMISED_MAX = 64
+"""Places promised at a time, since nobody knows the size of what comes."""
 TIMEOUT_MAX_S = 24 * 60 * 60
 INT64_MAX = 2**63 - 1
 
@@ -43,6 +45,8 @@ class CommandClient:
         """Who waits for room, first come first."""
         self._promised = 0
         """Places that are given to entrants who have not submitted yet."""
+        self._place_given = False
+        """Whether the one that runs now has been given a place."""
         self._emptied: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -50,6 +54,11 @@ class CommandClient:
     def in_flight(self) -> int:
         """Commands that are queued or on their way."""
         return self._sender.held
+
+    @property
+    def held_bytes(self) -> int:
+        """What these commands take on the wire, about."""
+        return self._sender.held_bytes
 
     def submit(
         self,
@@ -69,12 +78,13 @@ class CommandClient:
         `command_id` one is drawn. Commands of one partition key are decided in the order of these calls. Cancelling the
         future takes a command back that was not sent yet; later it only ends the waiting.
 
-        Raises at once, with nothing queued: InvalidCommand; Overloaded where the client holds `in_flight_max` commands
-        (await `room` before); ClientClosed. The future raises what the host says, or CommandTimeout.
+        Raises at once, with nothing queued: InvalidCommand; Overloaded where the client holds as many commands, or
+        bytes of them, as it may (await `room` before); ClientClosed. The future raises what the host says,
+        CommandTimeout, or Overloaded where it met only full hosts in time.
         """
         if self._closed:
             raise ClientClosed
-        if self._sender.held >= self._limits.in_flight_max:
+        if not self._place_given and self._is_full():
             raise Overloaded(int(self._limits.pause_min_s * 1000))
         if timeout_s is None:
             timeout_s = self._limits.deadline_s
@@ -98,6 +108,7 @@ class CommandClient:
             MESSAGE_FRAME_BYTES + _size("command", command_type) + _size("data", data) + _size("metadata", metadata),
             self._loop.create_future(),
         )
+        self._place_given = False
         self._sender.carry(submission)
         return submission.future
 
@@ -118,7 +129,8 @@ class CommandClient:
                 self._departed()
             raise
         self._promised -= 1
-        self._loop.call_soon(self._departed)
+        self._place_given = True
+        self._loop.call_soon(self._place_over)
 
     async def close(self, wait_s: float = 5.0) -> None:
         """Take no more, wait for what is under way, then fail the rest with CommandTimeout.
@@ -135,7 +147,16 @@ class CommandClient:
             self._sender.close()
 
     def _has_room(self) -> bool:
-        return self._closed or self._sender.held + self._promised < self._limits.in_flight_max
+        return self._closed or (self._promised < PROMISED_MAX and not self._is_full())
+
+    def _is_full(self) -> bool:
+        commands, size_bytes = self._sender.held + self._promised, self._sender.held_bytes
+        return commands >= self._limits.in_flight_max or size_bytes >= self._limits.in_flight_bytes_max
+
+    def _place_over(self) -> None:
+        """A place was used, or won't be."""
+        self._place_given = False
+        self._departed()
 
     def _departed(self) -> None:
         """The client may hold fewer commands than before: let others in."""

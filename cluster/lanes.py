@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from actors.errors import CommandTimeout
+from actors.errors import CommandTimeout, Overloaded
 from actors.wire import CommandMessage, Receipt
 from cluster.limits import ClientLimits
 from store.records import Route
@@ -31,10 +31,12 @@ class Submission:
         "future",
         "metadata",
         "occurred_at",
+        "retry_after_ms",
         "sendings",
         "shard",
         "size_bytes",
         "timeout_s",
+        "turned_away",
     )
 
     def __init__(
@@ -59,6 +61,10 @@ class Submission:
         """The id was drawn by this client, and the command was not put into any call yet."""
         self.sendings = 0
         """Calls that it was put into."""
+        self.turned_away = 0
+        """Sendings that a full host has refused: it has not decided the command."""
+        self.retry_after_ms = 0
+        """The hint that came with the last refusal of that kind."""
         self.data = data
         self.expected_version = expected_version
         self.occurred_at = occurred_at
@@ -86,8 +92,15 @@ class Submission:
         )
 
     def time_out(self, waited_s: float | None = None) -> None:
-        """Tell the caller, if it still waits, that the outcome is unknown after that time (None: all it had)."""
-        if not self.future.done():
+        """Tell the caller, if it still waits, what is known after that time (None: all it had).
+
+        That is Overloaded if only full hosts were met, else CommandTimeout: the outcome is unknown.
+        """
+        if self.future.done():
+            return
+        if 0 < self.turned_away == self.sendings:
+            self.future.set_exception(Overloaded(self.retry_after_ms))
+        else:
             elapsed_s = self.timeout_s if waited_s is None else waited_s
             self.future.set_exception(CommandTimeout(self.command_id, elapsed_s))
 
@@ -134,6 +147,8 @@ class Lanes:
     def __init__(self, shards: int, limits: ClientLimits) -> None:
         self.held = 0
         """Commands in lanes and in calls."""
+        self.held_bytes = 0
+        """What these commands take on the wire, about."""
         self.ready: dict[int, Lane] = {}
         """Lanes that may be sent from, by shard; the one that waits longest first."""
         self._resting: dict[int, float] = {}
@@ -144,6 +159,7 @@ class Lanes:
     def add(self, submission: Submission) -> bool:
         """Put a command at the end of its lane; return whether the lane has become ready by it."""
         self.held += 1
+        self.held_bytes += submission.size_bytes
         lane = self._lanes[submission.shard]
         lane.waiting.append(submission)
         if lane.under_way or submission.shard in self._resting or submission.shard in self.ready:
@@ -163,7 +179,7 @@ class Lanes:
             submission = waiting[0]
             if submission.deadline_s <= now_s or submission.future.done():
                 submission.time_out()
-                self.held -= 1
+                self.departed((submission,))
             else:
                 size_bytes = call.size_bytes + submission.size_bytes
                 if len(submissions) >= self._limits.batch_size_max or (
@@ -180,9 +196,11 @@ class Lanes:
         if lane.under_way or not waiting:
             del self.ready[route.shard]
 
-    def departed(self, count: int) -> None:
-        """That many commands have left for good with the call they were in."""
-        self.held -= count
+    def departed(self, submissions: Collection[Submission]) -> None:
+        """These commands have left for good."""
+        self.held -= len(submissions)
+        for submission in submissions:
+            self.held_bytes -= submission.size_bytes
 
     def free(self, shard: int) -> None:
         """No command of this lane is in a call any more, and none goes back."""
@@ -201,7 +219,7 @@ class Lanes:
         kept: list[Submission] = []
         for submission in unanswered:
             if submission.future.done():
-                self.held -= 1
+                self.departed((submission,))
             else:
                 kept.append(submission)
         lane.waiting.extendleft(reversed(kept))
@@ -231,11 +249,11 @@ class Lanes:
     def drop_done(self) -> None:
         """Forget the commands in no call whose futures are done."""
         for shard, lane in enumerate(self._lanes):
-            kept = [submission for submission in lane.waiting if not submission.future.done()]
-            if len(kept) < len(lane.waiting):
-                self.held -= len(lane.waiting) - len(kept)
-                lane.waiting = deque(kept)
-                if not kept:
+            done = [submission for submission in lane.waiting if submission.future.done()]
+            if done:
+                self.departed(done)
+                lane.waiting = deque(submission for submission in lane.waiting if not submission.future.done())
+                if not lane.waiting:
                     self.ready.pop(shard, None)
 
 

@@ -19,6 +19,8 @@ class ClientLimits:
     """Bytes of commands in one call; one command that is larger goes alone."""
     in_flight_max: int = 10_000
     """Commands of this client that are queued or on their way."""
+    in_flight_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of these commands; one more is taken while they are fewer."""
     deadline_s: float = 30.0
     """How long a command may take where its caller says nothing else."""
     deadline_grain_s: float = 0.05

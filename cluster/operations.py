@@ -109,9 +109,9 @@ class Operations:
         `consistency`, projections, it returns once their read models show the events too.
 
         Raises DomainError (the aggregate refused), InvalidCommand, ConcurrencyError, CommandIdReused, StoreRejected,
-        DecideFailed: nothing was stored. Raises Overloaded where there was no room within `timeout_s`: it was not
-        sent. Raises CommandTimeout past `timeout_s`: the outcome is unknown, and a retry under the same id is safe.
-        Raises ConsistencyTimeout: the command did succeed.
+        DecideFailed: nothing was stored. Raises Overloaded where there was no room within `timeout_s`, here or on a
+        host: nothing was decided. Raises CommandTimeout past `timeout_s`: the outcome is unknown, and a retry under the
+        same id is safe. Raises ConsistencyTimeout: the command did succeed.
         """
         for projection in consistency:
             self._check_projection(projection)

@@ -75,6 +75,11 @@ class Sender:
         """Commands that are queued or on their way."""
         return self._lanes.held
 
+    @property
+    def held_bytes(self) -> int:
+        """What these commands take on the wire, about."""
+        return self._lanes.held_bytes
+
     def carry(self, submission: Submission) -> None:
         """Take charge of a command: its future will be done by its deadline."""
         if self._lanes.add(submission):
@@ -177,6 +182,8 @@ class Sender:
             if type(answer) is not Receipt and _may_pass(answer):
                 returning.setdefault(shard, []).append(submission)
                 if isinstance(answer, Overloaded):
+                    submission.turned_away += 1
+                    submission.retry_after_ms = answer.retry_after_ms
                     hints_s[shard] = answer.retry_after_ms / 1000
                 continue
             final.append((submission, answer))
@@ -185,7 +192,7 @@ class Sender:
         if returning:
             self._put_back(returning, hints_s)
         self._dispatch()  # the host works on the next call while this process works on these answers
-        self._lanes.departed(len(final))
+        self._lanes.departed([submission for submission, _ in final])
         for submission, answer in final:
             _hand_out(submission, answer)
 
@@ -225,7 +232,7 @@ class Sender:
 
     def _give_up(self, call: OutgoingCall) -> None:
         """Await nothing more of this call; the next one may go to its host."""
-        self._lanes.departed(len(call.awaited()))
+        self._lanes.departed(call.awaited())
         for shard in call.routes:
             self._lanes.free(shard)
         del self._calls[call.host, call.channel]

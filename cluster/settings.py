@@ -65,16 +65,27 @@ class Settings(BaseSettings):
     """Commands that one host holds; past it calls are answered Overloaded."""
     host_pending_bytes_max: Count = 64 * 1024 * 1024
     """Bytes of commands that one host holds."""
+    host_unstored_bytes_max: Count = 64 * 1024 * 1024
+    """Bytes of events that one host has decided and not stored yet: one transaction takes no more, but for the last
+    command's. While a host holds as many it decides nothing more."""
     host_live_aggregates_max: Count = 200_000
-    """Aggregates that one host keeps in memory."""
+    """Aggregates that one host keeps in memory; past it the least recently used ones are read again when needed."""
+    host_live_idle_s: float = Field(default=600.0, ge=0.01, le=30 * 24 * 3600)
+    """A host forgets an aggregate that was not used for so long; it is read again when needed."""
+    host_sessions_max: Count = 10_000
+    """Clients whose last call one host remembers, so that an old copy of a call doesn't act."""
     host_pushes_in_flight_max: int = Field(default=16, ge=1, le=10_000)
     """Batches of events on their way from a host to projections; past it they are left to be read from the store."""
 
     # --- clients ---
     client_batch_size_max: int = Field(default=1_000, ge=1, le=100_000)
     """Commands in one call."""
+    client_batch_bytes_max: int = Field(default=512 * 1024, ge=1, le=64 * 1024 * 1024)
+    """Bytes of commands in one call; one command that is larger goes alone."""
     client_in_flight_max: Count = 10_000
     """Commands of one client that are queued or on their way."""
+    client_in_flight_bytes_max: Count = 64 * 1024 * 1024
+    """Bytes of these commands; one more is taken while they are fewer."""
     command_timeout_s: Seconds = 30.0
     """How long a command may take where its caller says nothing else."""
     query_timeout_s: Seconds = 10.0
@@ -91,7 +102,10 @@ class Settings(BaseSettings):
         return HostLimits(
             pending_commands_max=self.host_pending_commands_max,
             pending_bytes_max=self.host_pending_bytes_max,
+            unstored_bytes_max=self.host_unstored_bytes_max,
             live_aggregates_max=self.host_live_aggregates_max,
+            live_idle_s=self.host_live_idle_s,
+            sessions_max=self.host_sessions_max,
             payload_size_max_bytes=self.payload_size_max_bytes,
         )
 
@@ -99,7 +113,9 @@ class Settings(BaseSettings):
         """The bounds of each client."""
         return ClientLimits(
             batch_size_max=self.client_batch_size_max,
+            batch_bytes_max=self.client_batch_bytes_max,
             in_flight_max=self.client_in_flight_max,
+            in_flight_bytes_max=self.client_in_flight_bytes_max,
             deadline_s=self.command_timeout_s,
         )
 

@@ -190,6 +190,17 @@ class HostUnderTest:
         return [r for shard in range(self.store.shards) for r in await self.store.inner.read_shard(shard, 0, 10_000)]
 
 
+def held(host: HostUnderTest) -> None:
+    """Hold the host's next append at the gate."""
+    host.store.open_gate.clear()
+
+
+async def until_held(host: HostUnderTest) -> None:
+    """Wait until an append stands at the closed gate."""
+    async with asyncio.timeout(5):
+        await host.store.waiting.wait()
+
+
 @asynccontextmanager
 async def host_on(
     inner: EventStore, name: str = "host-1", limits: HostLimits | None = None, registry: AggregateRegistry = REGISTRY

@@ -10,7 +10,7 @@ import pytest
 
 from actors.errors import CommandTimeout, DomainError, InvalidCommand, Overloaded
 from actors.wire import Call, Receipt, pack_answers, unpack_call
-from cluster.client import ClientClosed, CommandClient
+from cluster.client import PROMISED_MAX, ClientClosed, CommandClient
 from cluster.limits import ClientLimits
 from cluster.transport import HostGone
 from store.errors import ConcurrencyError, EventrayError, StoreUnavailable
@@ -185,6 +185,18 @@ class TestAnswers:
             return now_s() - start_s
 
         assert 0.3 < run(work()) < 0.5
+
+    def test_a_command_that_meets_only_full_hosts_is_told_so_at_its_deadline(self) -> None:
+        async def work(script: list[Fate]) -> list[Any]:
+            client = client_of(FakeCluster(SHARDS, ["a"], script), deadline_s=1.0)
+            return await asyncio.gather(*submit(client, 2), return_exceptions=True)
+
+        told = run(work([Fate.OVERLOADED] * 100))
+        assert [type(error) for error in told] == [Overloaded, Overloaded]
+        assert told[0].retry_after_ms == 100
+        for lost in (Fate.GONE_BEFORE, Fate.GONE_AFTER):
+            told = run(work([Fate.OVERLOADED, lost, *[Fate.OVERLOADED] * 100]))
+            assert {type(error) for error in told} == {CommandTimeout}, "one sending may have been decided"
 
     def test_pauses_between_retries_grow_to_their_bound(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], [Fate.GONE_BEFORE] * 100)
@@ -389,6 +401,36 @@ class TestCallers:
 
         run(work())
         assert [command.data for command in cluster.decided] == ["0", "1", "2", "4"]
+
+    def test_the_bytes_that_a_client_holds_are_bounded_and_counted_whatever_becomes_of_the_commands(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], [Fate.GONE_BEFORE, Fate.OVERLOADED, Fate.MOVED])
+        most = 0
+
+        async def one(client: CommandClient, number: int) -> None:
+            nonlocal most
+            await client.room()
+            future = client.submit(f"key-{number % 7}", "Note", "x" * 1_000, timeout_s=1.0 if number % 5 else 0.05)
+            most = max(most, client.held_bytes)
+            if number % 11 == 0:
+                future.cancel()
+            await asyncio.gather(future, return_exceptions=True)
+
+        async def work() -> None:
+            client = client_of(cluster, in_flight_bytes_max=100_000)
+            await asyncio.gather(*(one(client, number) for number in range(500)))
+            assert (client.in_flight, client.held_bytes) == (0, 0)
+            for number in range(200):
+                if client.held_bytes >= 100_000:
+                    with pytest.raises(Overloaded):
+                        client.submit("key", "Note", "x")
+                    break
+                client.submit(f"key-{number}", "Note", "x" * 1_000)
+            assert client.held_bytes >= 100_000
+            await client.close()
+            assert (client.in_flight, client.held_bytes) == (0, 0)
+
+        run(work())
+        assert 90_000 < most < 100_000 + PROMISED_MAX * 1_100
 
     def test_what_a_client_holds_is_bounded_and_room_is_given_in_order(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"])

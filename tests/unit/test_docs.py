@@ -4,17 +4,22 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
+from cluster.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_every_test_that_a_guarantee_names_exists_and_no_row_is_empty() -> None:
-    text = (ROOT / "docs/guarantees.md").read_text()
+@pytest.mark.parametrize(("page", "rows_min"), [("docs/guarantees.md", 30), ("docs/bounds.md", 10)])
+def test_every_test_that_a_page_names_exists_and_no_row_is_empty(page: str, rows_min: int) -> None:
+    text = (ROOT / page).read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ") and "| --- |" not in line]
-    assert len(rows) > 30
+    assert len(rows) > rows_min
     for row in rows:
         named = re.findall(r"`(tests/\S+\.py)::(\w+)`", row)
-        assert named or row == "| guarantee | shown by |", row
+        assert named or row.endswith("| shown by |"), row
         for path, name in named:
             tree = ast.parse((ROOT / path).read_text())
             functions = {
@@ -27,3 +32,10 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_bound_of_the_settings_has_a_row_and_every_row_names_settings_that_exist() -> None:
+    named = set(re.findall(r"`((?:host|client|payload)_\w+)`", (ROOT / "docs/bounds.md").read_text()))
+    assert named <= Settings.model_fields.keys()
+    bounds = {name for name in Settings.model_fields if name.startswith(("host_", "client_", "payload_"))}
+    assert bounds - named == {"host_cpus"}

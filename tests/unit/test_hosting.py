@@ -11,14 +11,13 @@ import pytest
 
 from actors import Aggregate, Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, DeactivateCustomer, PromoteToVip
-from actors.errors import CommandIdReused, CommandTimeout, DomainError, InvalidCommand, NotOwner, Overloaded, StaleCall
-from actors.hosting import HostLimits
+from actors.errors import CommandIdReused, CommandTimeout, DomainError, InvalidCommand, NotOwner, StaleCall
 from actors.registry import AggregateRegistry
 from actors.wire import Receipt
 from store import ConcurrencyError, Event, EventRecord, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
 from store.identity import shard_of
 from store.records import ShardAppend
-from tests.hosts import HostUnderTest, Keys, host_on, lost_reply, once
+from tests.hosts import HostUnderTest, Keys, held, host_on, lost_reply, once, until_held
 
 ADA = CreateCustomer(customer_id="c-1", name="Ada", email="ada@example.com")
 PROMOTE = PromoteToVip(customer_id="c-1", reason="loyal")
@@ -34,16 +33,6 @@ async def host() -> AsyncIterator[HostUnderTest]:
     async with host_on(store) as running:
         yield running
     await store.close()
-
-
-async def until_held(host: HostUnderTest) -> None:
-    """Wait until an append stands at the closed gate."""
-    async with asyncio.timeout(5):
-        await host.store.waiting.wait()
-
-
-def held(host: HostUnderTest) -> None:
-    host.store.open_gate.clear()
 
 
 async def test_a_command_becomes_events_and_a_true_receipt(host: HostUnderTest) -> None:
@@ -338,46 +327,6 @@ async def test_all_that_a_batch_lacks_is_read_in_one_query(host: HostUnderTest) 
 async def test_a_first_send_is_not_looked_up(host: HostUnderTest) -> None:
     await host.submit(ADA, "k-1", first_send=True)
     assert host.store.lookups == []
-
-
-async def test_a_full_host_says_so_at_once() -> None:
-    store = await open_store("memory://", shards=4)
-    async with host_on(store, limits=HostLimits(pending_commands_max=1)) as host:
-        held(host)
-        first = asyncio.create_task(host.submit(ADA, "k-1"))
-        await until_held(host)
-        assert isinstance(await host.submit(PROMOTE, "k-2"), Overloaded)
-        host.store.open_gate.set()
-        assert isinstance(await first, Receipt)
-    await store.close()
-
-
-async def test_passivated_aggregates_come_back_whole() -> None:
-    store = await open_store("memory://", shards=4)
-    async with host_on(store, limits=HostLimits(live_aggregates_max=3)) as host:
-        for n in range(20):
-            created = CreateCustomer(customer_id=f"c-{n}", name="A", email="a@example.com")
-            assert isinstance(await host.submit(created, f"k-{n}"), Receipt)
-        for n in range(20):
-            promote = PromoteToVip(customer_id=f"c-{n}", reason="loyal")
-            receipt = await host.submit(promote, f"p-{n}")
-            assert isinstance(receipt, Receipt)
-            assert receipt.version == 2
-        held(host)
-        waiting = []
-        for wave in ("one", "two"):
-            for n in range(20):
-                change = ChangeEmail(customer_id=f"c-{n}", email=f"{wave}@example.com")
-                waiting.append(asyncio.create_task(host.submit(change, f"{wave}-{n}")))
-            done, _ = await asyncio.wait(waiting, timeout=3 * HostLimits().beat_s)
-            assert not done
-        host.store.open_gate.set()
-        assert all(isinstance(answer, Receipt) for answer in await asyncio.gather(*waiting))
-        assert not host.store.errors, "an aggregate was forgotten while its events were on their way"
-        async with asyncio.timeout(5):
-            while host.core.health().live_aggregates > 3 or not host.core.health().live_aggregates:
-                await asyncio.sleep(0.01)
-    await store.close()
 
 
 async def test_a_released_shard_finishes_what_it_has(host: HostUnderTest) -> None:
