@@ -73,13 +73,15 @@ class Places:
         self.all = sorted([*self.all, each], key=lambda each: (len(each.title), each.title))
         self._filling[each] = self._spawn(each.run())
 
-    def adjust(self, wanted: int, nodes: Collection[Node], shards: Mapping[str, int]) -> None:
+    def adjust(
+        self, wanted: int, nodes: Collection[Node], suspects: Collection[str], shards: Mapping[str, int]
+    ) -> None:
         """Add places, or let some leave, so that there will be as many as wanted; `shards` counts each process's."""
         seen = [
             HostPlace(each.title, each.node, each.name is not None, each.leaving, shards.get(each.name or "", 0))
             for each in self.all
         ]
-        change = changes(seen, nodes, wanted)
+        change = changes(seen, nodes, wanted, suspects)
         for each in self.all:
             if each.title in change.leave:
                 log.info("a process is to leave", process=each.name, node=each.node)

@@ -20,7 +20,7 @@ from cluster.ownership import HostProcesses, Ownership
 from cluster.placement import place
 from cluster.places import Places, Spawn, cancelled
 from cluster.settings import Settings
-from cluster.spreading import Node, node_for
+from cluster.spreading import Node, Suspects, node_for
 from cluster.supervision import Duty, Processes, ProcessLost
 from store.errors import EventrayError, Superseded
 from store.ports import EventStore
@@ -28,8 +28,6 @@ from store.records import Route
 
 log = structlog.get_logger(__name__)
 
-SUSPECT_S = 20.0
-"""How long a node on which a process could not be reached gets no new one, if another node can have it."""
 BEGINNING_PATIENCE_S = 10.0
 """How long shards stay where they are while a host that is to get some begins; those that nobody serves never wait."""
 
@@ -71,16 +69,16 @@ class Steward:
         self._generation = generation
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
-        self._suspects: dict[str, float] = {}
+        self._suspects = Suspects()
         self._begins_s: dict[str, float] = {}
         """Since when a place is without a process that serves, by title."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving = False
         self._watching: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        duty = Duty(self._fence, self._host_serves, self.ownership.found, self._missed, self._over)
+        duty = Duty(self._fence, self._host_serves, self._host_said, self._failed, self._over)
         self.hosts = Places("host", hosts, settings, generation, duty, self._choose_node, spawn)
-        duty = Duty(_no_fence, self._follower_serves, _nothing_said, self._missed, self._over)
+        duty = Duty(_no_fence, self._follower_serves, _nothing_said, self._failed, self._over)
         self.followers = Places("projections", followers, settings, generation, duty, self._choose_node, spawn)
         """Of projection hosts: one, and while that leaves its node its successor."""
 
@@ -178,8 +176,9 @@ class Steward:
             self.settled.set()
 
     def _adjust(self) -> None:
-        self.hosts.adjust(self.wanted, self.nodes, Counter(self.ownership.owners.values()))
-        self.followers.adjust(1, self.nodes, {})
+        suspects = self._suspects.at(self._loop.time())
+        self.hosts.adjust(self.wanted, self.nodes, suspects, Counter(self.ownership.owners.values()))
+        self.followers.adjust(1, self.nodes, suspects, {})
 
     def _all_serve(self) -> bool:
         stay = all(each.name is not None and not each.leaving for kind in self._kinds for each in kind.all)
@@ -244,6 +243,10 @@ class Steward:
         if self.projection_host is not None:
             self._tell(host, self.projection_host)
 
+    def _host_said(self, host: str, health: HostHealth) -> None:
+        self._suspects.served(next((each.node for each in self.hosts.all if each.name == host), None))
+        self.ownership.found(host, health)
+
     def _follower_serves(self, projection_host: str) -> None:
         self._wake.set()
         for each in self.hosts.all:
@@ -255,9 +258,8 @@ class Steward:
         telling = self._host_processes.push_to(host, projection_host)
         self._do(self._attempt(telling, "telling a host where to push to", host=host, projections=projection_host))
 
-    def _missed(self, node: str | None) -> None:
-        if node is not None:
-            self._suspects[node] = self._loop.time() + SUSPECT_S
+    def _failed(self, node: str | None) -> None:
+        self._suspects.failed(node, self._loop.time())
 
     def _over(self, name: str) -> None:
         self.ownership.over(name)
@@ -290,9 +292,7 @@ class Steward:
             self._wake.set()
 
     def _choose_node(self, held: Iterable[str | None]) -> str | None:
-        now_s = self._loop.time()
-        self._suspects = {node: until_s for node, until_s in self._suspects.items() if until_s > now_s}
-        return node_for(held, self.nodes, self._suspects)
+        return node_for(held, self.nodes, self._suspects.at(self._loop.time()))
 
     # --- parts ---
 

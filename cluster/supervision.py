@@ -90,8 +90,8 @@ class Duty:
     """That process is ready for work now."""
     asked: Callable[[str, HostHealth], None]
     """That process has said how it is, and is well."""
-    missed: Callable[[str | None], None]
-    """The process on that node has missed too many polls."""
+    failed: Callable[[str | None], None]
+    """A process on that node has missed too many polls, or could not begin."""
     over: Callable[[str], None]
     """That process is fenced and ended: its work is free."""
 
@@ -229,6 +229,7 @@ class Supervisor:
 
     def _not_begun(self, error: BaseException) -> str:
         self.failures += 1
+        self._duty.failed(self.node)
         if not self.serving.done():
             self.serving.set_exception(error)
         return f"{type(error).__name__}: {error}"
@@ -248,7 +249,7 @@ class Supervisor:
             elif not polls.missed and self._spare is not None:
                 spare, self._spare = self._spare, None
                 await self._processes.kill(spare)
-        self._duty.missed(self.node)
+        self._duty.failed(self.node)
         return f"it missed {polls.missed} polls"
 
     async def _get_spare(self) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.spreading import Changes, HostPlace, Node, changes, node_for
+from cluster.spreading import SUSPECT_S, Changes, HostPlace, Node, Suspects, changes, node_for
 
 A, B, C = (Node(node_id, f"10.0.0.{number}") for number, node_id in enumerate("abc", 1))
 
@@ -63,6 +63,9 @@ class TestChanges:
     def test_a_node_without_room_gets_none(self) -> None:
         assert changes(places("a", "a"), [A, B._replace(room=False)], 2) == Changes(0, [])
 
+    def test_a_suspect_gets_none(self) -> None:
+        assert changes(places("a", "a"), [A, B], 2, suspects={"b"}) == Changes(0, [])
+
     @given(st.lists(st.sampled_from("abc"), max_size=8), st.integers(1, 8), st.sets(st.sampled_from("abc"), max_size=2))
     def test_steps_lead_to_an_even_spread_and_end(self, held: list[str], wanted: int, drained: set[str]) -> None:
         nodes = [node._replace(draining=node.node_id in drained) for node in (A, B, C)]
@@ -104,3 +107,21 @@ class TestNodeFor:
     def test_without_a_usable_node_ray_chooses(self) -> None:
         assert node_for([], []) is None
         assert node_for([], [A._replace(draining=True)]) is None
+
+
+class TestSuspects:
+    def test_a_node_is_avoided_for_a_while(self) -> None:
+        suspects = Suspects()
+        suspects.failed("a", 100.0)
+        assert suspects.at(100.0 + SUSPECT_S - 0.1) == {"a"}
+        assert suspects.at(100.0 + SUSPECT_S) == set()
+
+    def test_for_longer_each_time_until_one_serves_there(self) -> None:
+        suspects = Suspects()
+        suspects.failed("a", 100.0)
+        suspects.failed("a", 200.0)
+        assert suspects.at(200.0 + 1.5 * SUSPECT_S) == {"a"}
+        suspects.served("a")
+        assert suspects.at(200.0) == set()
+        suspects.failed("a", 300.0)
+        assert suspects.at(300.0 + 1.5 * SUSPECT_S) == set()
