@@ -23,6 +23,7 @@ from cluster.nodes import RayNodes
 from cluster.processes import RayProcesses, StoreElsewhere
 from cluster.ray_edge import COORDINATOR
 from cluster.settings import Settings
+from cluster.signature import signature_of
 from cluster.status import RuntimeStatus
 from projections.host import ProjectionPlan
 from projections.subscriber import SubscriberLimits
@@ -88,6 +89,10 @@ class Coordinator:
     async def ready(self) -> None:
         """Return once the runtime serves. Raises what keeps it from that."""
         await asyncio.shield(self._begun())
+
+    async def application(self) -> dict[str, str]:
+        """Return the signature of the application that this process, as the hosts, has."""
+        return signature_of(self._plan.application)
 
     async def ended(self) -> None:
         """Never return: whoever waits for it learns at once that this process is gone."""

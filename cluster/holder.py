@@ -15,8 +15,10 @@ from store.process import started
 _OPENER = re.compile(r"process (\d+) on (.+), [0-9a-f]{8}")
 
 
-def this_holder() -> str:
-    """Return a name for a runtime that ends with this process; another at each call."""
+def this_holder(detached: bool = False) -> str:
+    """Return a name for a runtime that ends with this process, or is `detached` and stays; another at each call."""
+    if detached:
+        return f"a runtime that was brought up on {platform.node()}, {uuid7().hex[-8:]}"
     return f"process {os.getpid()} on {platform.node()}, {uuid7().hex[-8:]}"
 
 

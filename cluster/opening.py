@@ -82,7 +82,7 @@ class Base(NamedTuple):
 
 async def open_base(
     url: str,
-    hosts: int,
+    hosts: int | None,
     app: Application | str | None,
     shards: int | None,
     settings: Settings | None,
@@ -97,5 +97,6 @@ async def open_base(
     ending.push_async_callback(read_models.close)
     store = await open_store(url, shards)
     ending.push_async_callback(store.close)
-    check_hosts(hosts, store.shards)
+    if hosts is not None:
+        check_hosts(hosts, store.shards)
     return Base(application, registry, settings, store, read_models)

@@ -15,6 +15,7 @@ from cluster.transport import HostGone
 from store.errors import EventrayError
 
 COORDINATOR = "coordinator"
+NAMESPACE_PREFIX = "eventray-"
 ASK_PAUSE_S = 0.2
 
 
@@ -27,7 +28,12 @@ class NoCoordinator(EventrayError):
 
 def namespace_of(store_id: str) -> str:
     """Return the Ray namespace of the runtime on this store."""
-    return f"eventray-{store_id}"
+    return NAMESPACE_PREFIX + store_id
+
+
+def is_runtime(namespace: str) -> bool:
+    """Tell whether a Ray namespace is a runtime's."""
+    return namespace.startswith(NAMESPACE_PREFIX)
 
 
 def reason_of(error: BaseException) -> str:

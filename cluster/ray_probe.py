@@ -33,10 +33,10 @@ class RayUnavailable(EventrayError):
         super().__init__(address, reason)
 
 
-def check_cluster(address: str) -> None:
+def check_cluster(address: str, answer_max_s: float = ANSWER_MAX_S) -> None:
     """Return if a Ray of our version, on our Python, answers at `address` (HOST:PORT or auto) and takes our token.
 
-    Blocks for 5 s at most. Raises RayUnavailable.
+    Blocks for `answer_max_s` at most. Raises RayUnavailable.
     """
     if "://" in address:
         remedy = "Ray Client is not served: give HOST:PORT on a machine of the cluster, or run this as a Ray job"
@@ -49,17 +49,17 @@ def check_cluster(address: str) -> None:
         raise RayUnavailable(address, "no Ray runs on this machine: start one, or give HOST:PORT")
     if address == "auto":  # as Ray itself does then, and only then
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    _check_versions(address, found, _metadata(address, found))
+    _check_versions(address, found, _metadata(address, found, answer_max_s))
 
 
-def _metadata(address: str, found: str) -> dict[str, Any]:
+def _metadata(address: str, found: str, answer_max_s: float) -> dict[str, Any]:
     """Ask the cluster's control store who it is."""
     messages: Any = gcs_service_pb2  # generated, without types
     request = messages.InternalKVGetRequest(key=b"CLUSTER_METADATA", namespace=b"cluster")
     try:
         with init_grpc_channel(found) as channel:
             control_store = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-            reply = control_store.InternalKVGet(request, timeout=ANSWER_MAX_S, wait_for_ready=True)
+            reply = control_store.InternalKVGet(request, timeout=answer_max_s, wait_for_ready=True)
         metadata: dict[str, Any] = json.loads(reply.value)
     except AuthenticationError as error:
         raise RayUnavailable(address, NOT_LET_IN) from error
@@ -67,7 +67,7 @@ def _metadata(address: str, found: str) -> dict[str, Any]:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             raise RayUnavailable(address, NOT_LET_IN) from error
         if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
-            raise RayUnavailable(address, f"no Ray answers there within {ANSWER_MAX_S:g} s") from error
+            raise RayUnavailable(address, f"no Ray answers there within {answer_max_s:g} s") from error
         raise RayUnavailable(address, f"{error.code().name}: {error.details()}") from error
     except ValueError as error:
         raise RayUnavailable(address, "what answers there is no Ray") from error

@@ -25,7 +25,6 @@ from cluster.settings import Settings
 
 NEW = "local"
 
-
 _lock = threading.Lock()
 _users = 0
 """How many runtimes of this process use the connection that the first of them made."""
@@ -41,7 +40,7 @@ def connect(address: str | None, settings: Settings) -> bool:
         if ray.is_initialized():
             _users += bool(_users)
             return _users > 0
-        address = address or os.environ.get("RAY_ADDRESS") or _running_here() or NEW
+        address = known_address(address) or NEW
         if address != NEW:
             check_cluster(address)
         try:
@@ -64,11 +63,17 @@ def disconnect() -> None:
             ray.shutdown()
 
 
+def known_address(address: str | None) -> str | None:
+    """Return where the Ray to join is, as the module says; None: there is none, a new one is to be started."""
+    found = address or os.environ.get("RAY_ADDRESS") or _running_here()
+    return None if found == NEW else found
+
+
 def _init(address: str, settings: Settings) -> None:
     if address != NEW:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         return
-    with _search_path_for_workers():
+    with search_path_for_workers():
         ray.init(
             NEW,
             include_dashboard=settings.include_dashboard,
@@ -90,7 +95,7 @@ def _running_here() -> str | None:
 
 
 @contextmanager
-def _search_path_for_workers() -> Iterator[None]:
+def search_path_for_workers() -> Iterator[None]:
     """Let the workers of a Ray that is started now import what this process can, wherever it was found.
 
     They inherit PYTHONPATH. (Ray itself tells them only the script's and the working directory.)

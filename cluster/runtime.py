@@ -24,6 +24,7 @@ from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
 from cluster.ray_edge import COORDINATOR, RayTransport, ask, namespace_of, own_error, reason_of
 from cluster.settings import Settings
+from cluster.signature import check_same, signature_of
 from cluster.status import RuntimeStatus
 from cluster.transport import HostGone
 from store.errors import EventrayError, StoreHeld
@@ -60,8 +61,10 @@ class ApplicationNotThere(EventrayError):
 class Runtime(Operations):
     """A runtime on Ray, open on this event loop. Many may be open on one store and one Ray: the first runs it."""
 
-    def __init__(self, ports: Ports, coordinator: Any, ending: AsyncExitStack) -> None:
+    def __init__(self, ports: Ports, coordinator: Any, ending: AsyncExitStack, joined: bool) -> None:
         super().__init__(ports)
+        self.joined = joined
+        """Whether it ran already when it was opened here."""
         self._coordinator = coordinator
         self._ending = ending
 
@@ -69,24 +72,27 @@ class Runtime(Operations):
     def open(
         cls,
         url: str,
-        hosts: int = 1,
+        hosts: int | None = 1,
         app: Application | str | None = None,
         address: str | None = None,
         shards: int | None = None,
         settings: Settings | None = None,
+        *,
+        detached: bool = False,
     ) -> Opening[Runtime]:
         """Open the runtime on a store, which is made if it isn't there, with `shards` shards (default 64).
 
-        Joins the runtime that is on this store and Ray already; else starts one with `hosts` hosts, which ends when
-        this one closes. `app` is an Application or its name, `module:attribute` (default: the shop that Eventray
-        ships). Ray: the one that this process is connected to, or that `address` or RAY_ADDRESS names, or that runs on
-        this machine; else one is started, and ends with the runtime.
+        Joins the runtime that is on this store and Ray already; else starts one with `hosts` hosts (None: as many as
+        were wanted on this store last), which ends when this one closes, or stays if it is `detached`. `app` is an
+        Application or its name, `module:attribute` (default: the shop that Eventray ships). Ray: the one that this
+        process is connected to, or that `address` or RAY_ADDRESS names, or that runs on this machine; else one is
+        started, and ends with the runtime.
 
         Waits for a runtime on this store whose process was killed on this machine, till that has ended too. Raises
         StoreHeld where another runtime elsewhere holds the store, NotAStore, StoreUnavailable, ShardCountMismatch,
-        InvalidValue, NoSuchApplication, ApplicationNotThere, RayUnavailable, RuntimeNotStarted.
+        InvalidValue, NoSuchApplication, ApplicationNotThere, OtherApplication, RayUnavailable, RuntimeNotStarted.
         """
-        return Opening(partial(cls._open, url, hosts, app, address, shards, settings))
+        return Opening(partial(cls._open, url, hosts, app, address, shards, settings, detached))
 
     async def close(self) -> None:
         """Wait for what is under way, then end what this runtime started. Calling it twice is safe."""
@@ -119,23 +125,26 @@ class Runtime(Operations):
     async def _open(
         cls,
         url: str,
-        hosts: int,
+        hosts: int | None,
         app: Application | str | None,
         address: str | None,
         shards: int | None,
         settings: Settings | None,
+        detached: bool,
     ) -> Runtime:
         url = shared_url(url)
         async with AsyncExitStack() as ending:
             base = await open_base(url, hosts, app, shards, settings, ending)
-            await _connect(address, base.settings, ending)
+            await connected(address, base.settings, ending)
             namespace = namespace_of(base.store.store_id)
             on = machine() if parsed_url(url).scheme == "sqlite" else None
-            plan = RuntimePlan(url, namespace, this_holder(), hosts, base.application, base.settings, on)
-            coordinator = await _join_or_start(plan, ending)
+            plan = RuntimePlan(
+                url, namespace, this_holder(detached), hosts, base.application, base.settings, on, detached
+            )
+            coordinator, joined = await _join_or_start(plan, ending)
             transport = RayTransport(namespace)
             ports = base.ports(transport, RayFollowers(transport, coordinator), ending)
-            return cls(ports, coordinator, ending.pop_all())
+            return cls(ports, coordinator, ending.pop_all(), joined)
 
 
 class RayFollowers:
@@ -168,7 +177,7 @@ class RayFollowers:
             raise
 
 
-async def _connect(address: str | None, settings: Settings, ending: AsyncExitStack) -> None:
+async def connected(address: str | None, settings: Settings, ending: AsyncExitStack) -> None:
     """Connect to Ray, and see to it that `ending` lets go of it; also if that is cancelled on the way."""
     connecting = asyncio.ensure_future(asyncio.to_thread(ray_session.connect, address, settings))
     try:
@@ -181,18 +190,22 @@ async def _connect(address: str | None, settings: Settings, ending: AsyncExitSta
             ending.push_async_callback(asyncio.to_thread, ray_session.disconnect)
 
 
-async def _join_or_start(plan: RuntimePlan, ending: AsyncExitStack) -> Any:
-    """Return the coordinator of the runtime on this store, ready; one that is started here ends with `ending`."""
+async def _join_or_start(plan: RuntimePlan, ending: AsyncExitStack) -> tuple[Any, bool]:
+    """Return the coordinator of the runtime on this store, ready, and whether it was there.
+
+    One that is started here ends with `ending`, unless it is to stay.
+    """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + plan.settings.open_timeout_s
     while True:
         coordinator, started = await asyncio.to_thread(_find_or_make, plan)
         async with AsyncExitStack() as attempt:
             if started:
-                attempt.push_async_callback(_end, coordinator, plan.settings)
+                attempt.push_async_callback(end_runtime, coordinator, plan.settings)
             try:
                 async with asyncio.timeout(plan.settings.open_timeout_s):
                     await coordinator.ready.remote()
+                    check_same(signature_of(plan.application), await coordinator.application.remote())
             except TimeoutError as error:
                 raise RuntimeNotStarted(f"it was not ready within {plan.settings.open_timeout_s} s") from error
             except RayError as error:
@@ -207,8 +220,10 @@ async def _join_or_start(plan: RuntimePlan, ending: AsyncExitStack) -> Any:
                     raise RuntimeNotStarted(reason_of(error)) from error
                 log.info("the runtime to join is ending; trying again", reason=reason_of(error))
             else:
-                await ending.enter_async_context(attempt.pop_all())
-                return coordinator
+                to_end = attempt.pop_all()
+                if not plan.detached:
+                    await ending.enter_async_context(to_end)
+                return coordinator, not started
         await asyncio.sleep(JOIN_PAUSE_S)
 
 
@@ -230,7 +245,7 @@ def _find_or_make(plan: RuntimePlan) -> tuple[Any, bool]:
         return ray.get_actor(COORDINATOR, namespace=plan.namespace), False
 
 
-async def _end(coordinator: Any, settings: Settings) -> None:
+async def end_runtime(coordinator: Any, settings: Settings) -> None:
     """Stop a runtime: its hosts finish what they have in hand, the store is given back, the actors end."""
     try:
         async with asyncio.timeout(3 * settings.close_timeout_s):

@@ -5,11 +5,21 @@ from __future__ import annotations
 import typer
 
 from cluster.cli.demonstrating import demo
+from cluster.cli.living import down, up
 from cluster.cli.reading import events, query, show
 from cluster.cli.schema import schema
+from cluster.cli.secrecy import hide_passwords
+from cluster.cli.status import status
 from cluster.cli.store import audit, replay, store
 from cluster.cli.submitting import submit
 from store.logs import configure_logs
+
+
+def prepare() -> None:
+    """What every verb begins with."""
+    hide_passwords()
+    configure_logs()
+
 
 main = typer.Typer(
     name="eventray",
@@ -17,9 +27,9 @@ main = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    callback=configure_logs,
+    callback=prepare,
 )
-for verb in (demo, submit, query, events, show, replay):
+for verb in (demo, submit, query, events, show, replay, up, down, status):
     main.command()(verb)
 main.add_typer(schema, name="schema")
 main.add_typer(store, name="store")

@@ -38,6 +38,22 @@ App = Annotated[
         show_default=False,
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="RAY_ADDRESS",
+        metavar="HOST:PORT",
+        help="Ray's: HOST:PORT, auto, or local for a new one. Default: the one that runs on this machine, if any.",
+        show_default=False,
+    ),
+]
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        "--shards", min=1, help="The number of shards of a store that is made; of one that is there: checked."
+    ),
+]
 
 Result = TypeVar("Result")
 

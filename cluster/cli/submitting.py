@@ -18,7 +18,7 @@ from actors.wire import Receipt
 from cluster.application import Application, application_of
 from cluster.cli.console import complain, print_json, progress_bars
 from cluster.cli.lines import BadLine, Line, read_lines
-from cluster.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, App, Json, Store, run
+from cluster.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, App, Json, Shards, Store, run
 from cluster.driving import Outcome, drive
 from cluster.tally import Tally
 
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 IN_FLIGHT_MAX = 1_000
 
 CommandFile = Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="One command a line; - reads stdin.")]
-
-
-Shards = Annotated[
-    int | None,
-    typer.Option(
-        "--shards", min=1, help="The number of shards of a store that is made; of one that is there: checked."
-    ),
-]
 
 
 def submit(file: CommandFile, store: Store, app: App = None, shards: Shards = None, json: Json = False) -> None:

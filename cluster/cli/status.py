@@ -1,0 +1,219 @@
+"""`eventray status`: the runtime on a store, its shards and its projections, once or again and again.
+
+Starts no Ray. Not here: where it is read (`cluster/overview.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from cluster.application import application_of
+from cluster.cli.console import print_json
+from cluster.cli.options import Address, App, Json, Store, run
+
+if TYPE_CHECKING:
+    from cluster.overview import Overview, ShardStatus
+    from cluster.status import ProcessStatus, RuntimeStatus
+
+Watch = Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")]
+Every = Annotated[float, typer.Option("--every", min=0.1, max=3600, metavar="SECONDS", help="With --watch: how often.")]
+Stream = Annotated[str | None, typer.Option("--stream", metavar="CATEGORY-ID", help="Say where this aggregate lives.")]
+
+
+def status(
+    store: Store,
+    address: Address = None,
+    app: App = None,
+    stream: Stream = None,
+    watch: Watch = False,
+    every: Every = 1.0,
+    json: Json = False,
+) -> None:
+    """Print how the runtime on a store is: nodes, hosts, shards, epochs, heads, queues, and how far projections are.
+
+    Without a runtime, what the store says. Starts no Ray.
+    """
+    run(_show(_overviews(store, address, app, stream, every if watch else None), watch, json))
+
+
+async def _show(overviews: AsyncIterator[Overview], watch: bool, json: bool) -> None:
+    if json:
+        async for overview in overviews:
+            print_json(as_json(overview))
+    elif watch:
+        with Live(console=Console(), screen=Console().is_terminal, auto_refresh=False) as live:
+            async for overview in overviews:
+                live.update(as_tables(overview), refresh=True)
+    else:
+        async for overview in overviews:
+            Console().print(as_tables(overview))
+
+
+async def _overviews(
+    url: str, address: str | None, app: str | None, stream: str | None, every_s: float | None
+) -> AsyncIterator[Overview]:
+    """Yield one overview, or one every so often without end."""
+    from cluster import ray_session  # here, so that the other verbs needn't wait for Ray's import
+    from cluster.overview import OverviewReader
+    from cluster.runtime import connected
+    from cluster.settings import read_settings
+
+    async with AsyncExitStack() as ending:
+        reader = await OverviewReader.open(url, application_of(app), stream, ending)
+        known = await asyncio.to_thread(ray_session.known_address, address)
+        if known is not None:
+            await connected(known, read_settings(), ending)
+        while True:
+            yield await reader.read(on_ray=known is not None)
+            if every_s is None:
+                return
+            await asyncio.sleep(every_s)
+
+
+# --- as JSON ---
+
+
+def as_json(overview: Overview) -> dict[str, Any]:
+    """Return an overview as plain values."""
+    runtime, place = overview.runtime, overview.place
+    told: dict[str, Any] = {
+        "store": overview.store,
+        "store_id": overview.store_id,
+        "running": runtime is not None,
+        "unreached": overview.unreached,
+        "holder": overview.holding.holder,
+        "given_back": overview.holding.released,
+        "generation": overview.holding.generation,
+        "shards": [shard._asdict() for shard in overview.shards],
+        "subscribers": [subscriber._asdict() for subscriber in overview.subscribers],
+    }
+    if runtime is not None:
+        told |= {
+            "detached": runtime.detached,
+            "settled": runtime.settled,
+            "hosts_wanted": runtime.hosts_wanted,
+            "nodes": [node._asdict() for node in runtime.nodes],
+            "hosts": [_process_json(each) for each in runtime.hosts],
+            "projection_hosts": [_process_json(each) for each in runtime.projection_hosts],
+            "moving": [each._asdict() for each in runtime.moving],
+            "moved": runtime.moved,
+        }
+    if place is not None:
+        told["stream"] = place._asdict()
+    return told
+
+
+def _process_json(process: ProcessStatus) -> dict[str, Any]:
+    health = process.health
+    told: dict[str, Any] = {"title": process.title, "name": process.name, "node": process.node}
+    told |= {"state": process.state, "shards": len(process.shards), "failure": process.failure}
+    if health is None:
+        return told
+    return told | {
+        "live_aggregates": health.live_aggregates,
+        "pending_commands": health.pending_commands,
+        "oldest_pending_s": round(health.oldest_pending_s, 3),
+        "loop_age_s": round(health.loop_age_s, 3),
+        "commits": health.commits,
+        "events": health.events,
+        "fenced": health.fenced,
+    }
+
+
+# --- as tables ---
+
+
+def as_tables(overview: Overview) -> RenderableType:
+    """Return an overview for people."""
+    parts: list[RenderableType] = [_headline(overview)]
+    if overview.runtime is not None:
+        parts += [_node_table(overview.runtime), _host_table(overview.runtime)]
+    parts += [_subscriber_table(overview), _shard_table(overview)]
+    if (place := overview.place) is not None:
+        where = f"{place.host or 'nobody'}" + (f" on {place.node}" if place.node else "")
+        parts.append(f"{place.stream}: shard {place.shard} at epoch {place.epoch}, served by {where}")
+    return Group(*parts)
+
+
+def _headline(overview: Overview) -> str:
+    runtime, holding = overview.runtime, overview.holding
+    if runtime is None:
+        held = "" if holding.released or holding.holder is None else f"; it was not given back by {holding.holder}"
+        return f"{overview.store}: {overview.unreached}{held}"
+    stays = "it stays" if runtime.detached else "it ends with the program that opened it"
+    settled = "" if runtime.settled else f"; not settled: {len(runtime.moving)} shards move"
+    return f"{overview.store}: a runtime of {runtime.hosts_wanted} hosts, {stays}{settled}"
+
+
+def _node_table(runtime: RuntimeStatus) -> Table:
+    table = _table("Nodes", "node", "address", "hosts", "state")
+    for node in runtime.nodes:
+        hosts = ", ".join(each.title for each in runtime.hosts if each.node == node.node_id)
+        state = "draining" if node.draining else "" if node.fit else "no hosts: the store is elsewhere"
+        table.add_row(node.node_id[:8], node.address, hosts, state)
+    return table
+
+
+def _host_table(runtime: RuntimeStatus) -> Table:
+    figures = ("live", "queue", "oldest s", "commits", "events", "fenced")
+    table = _table("Hosts", "host", "state", numbers=figures)
+    for each in [*runtime.hosts, *runtime.projection_hosts]:
+        state = f"{each.state}: {each.failure}" if each.failure else each.state
+        health = each.health
+        cells = []
+        if health is not None:
+            counts = (health.commits, health.events, health.fenced)
+            waiting = (f"{health.pending_commands:,}", f"{health.oldest_pending_s:.1f}")
+            cells = [f"{health.live_aggregates:,}", *waiting, *(f"{count:,}" for count in counts)]
+        table.add_row(each.name or each.title, state, *cells)
+    return table
+
+
+def _subscriber_table(overview: Overview) -> Table:
+    table = _table("Subscribers", "name", numbers=("events behind", "shards behind"))
+    for each in overview.subscribers:
+        behind = f"{each.behind:,}" if each.begun else f"{each.behind:,} (never run)"
+        table.add_row(each.name, behind, str(each.shards_behind))
+    return table
+
+
+def _shard_table(overview: Overview) -> Table:
+    table = _table("Shards", "host", "shards", numbers=("count", "epochs", "events", "highest head"))
+    by_host: dict[str, list[ShardStatus]] = {}
+    for shard in overview.shards:
+        by_host.setdefault(shard.host or "nobody", []).append(shard)
+    for host, shards in sorted(by_host.items()):
+        epochs, heads = [shard.epoch for shard in shards], [shard.head for shard in shards]
+        numbers = (str(len(shards)), _span(min(epochs), max(epochs)), f"{sum(heads):,}", f"{max(heads):,}")
+        table.add_row(host, _ranges([shard.shard for shard in shards]), *numbers)
+    return table
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write rising numbers as `0-3, 7`."""
+    groups = itertools.groupby(enumerate(numbers), lambda each: each[1] - each[0])
+    spans = [[number for _, number in group] for _, group in groups]
+    return ", ".join(_span(span[0], span[-1]) for span in spans)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table

@@ -1,0 +1,176 @@
+"""A runtime that outlives the process which begins it: bringing it up on a cluster, and down.
+
+Not here: opening one for as long as a program uses it (`runtime.py`), how it is meanwhile (`overview.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
+
+import ray
+from ray.util import list_named_actors
+
+from cluster import local_ray, ray_session
+from cluster.application import Application, application_of
+from cluster.placement import check_hosts
+from cluster.ray_edge import COORDINATOR, is_runtime, namespace_of
+from cluster.runtime import Runtime, connected, end_runtime
+from cluster.settings import Settings, read_settings
+from cluster.status import RuntimeStatus
+from store.errors import EventrayError
+from store.opening import open_store
+from store.records import Writer
+from store.urls import shared_url, shown_url
+
+GONE_WITHIN_S = 10.0
+PAUSE_S = 0.1
+
+
+class NotDetached(EventrayError):
+    """A program runs a runtime on {0}, which ends with that program: end it first, then bring one up that stays."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(store)
+
+
+class RunsElsewhere(EventrayError):
+    """No runtime on {0} is at this Ray, but the store was not given back by {1}: give the --address of its Ray.
+
+    If that cluster is lost, there is nothing to end: `eventray up` takes the store over.
+    """
+
+    def __init__(self, store: str, holder: str) -> None:
+        super().__init__(store, holder)
+
+
+class Up(NamedTuple):
+    """What `up` found or made."""
+
+    address: str
+    """Of Ray."""
+    ray_begun: bool
+    """Whether this Ray was begun for it, on this machine."""
+    joined: bool
+    """Whether the runtime ran already."""
+    status: RuntimeStatus
+
+
+class Down(NamedTuple):
+    """What `down` ended."""
+
+    ran: bool
+    """Whether there was a runtime."""
+    ray_ended: bool
+    """Whether Ray was ended too: `up` had begun it, and no other runtime was on it."""
+
+
+async def up(
+    url: str,
+    hosts: int | None,
+    app: Application | str | None,
+    address: str | None,
+    shards: int | None,
+    settings: Settings | None = None,
+) -> Up:
+    """Bring up a runtime that stays, or join the one that runs; return once it serves.
+
+    `hosts` None: as many as were wanted on this store last, or one. Ray: as `Runtime.open` says; where none is to be
+    joined, one is begun on this machine that stays too. Raises what `Runtime.open` does, and NotDetached.
+    """
+    settings, application = settings or read_settings(), application_of(app)
+    await _check_store(url, hosts, shards)
+    found, keeper = await asyncio.to_thread(local_ray.find_or_begin, address, settings)
+    try:
+        async with Runtime.open(url, hosts, application, found, shards, settings, detached=True) as runtime:
+            status = await runtime.status()
+            if not status.detached:
+                raise NotDetached(shown_url(url))
+            if keeper is not None:
+                await asyncio.to_thread(local_ray.remember, keeper)
+            return Up(found, keeper is not None, runtime.joined, status)
+    except BaseException:
+        if keeper is not None:
+            await asyncio.to_thread(local_ray.stop, keeper)
+        raise
+
+
+async def down(url: str, address: str | None, force: bool = False, settings: Settings | None = None) -> Down:
+    """End the runtime on a store, wherever it was begun; return once its processes are gone.
+
+    Its hosts finish what they have in hand, its projections come to the log's end, and the store is given back; with
+    `force` none of that. A Ray that `up` began ends with the last runtime on it. Raises NotAStore, RayUnavailable,
+    RunsElsewhere.
+    """
+    settings = settings or read_settings()
+    store = await open_store(shared_url(url), create=False)
+    try:
+        namespace, holding = namespace_of(store.store_id), await store.holding()
+    finally:
+        await store.close()
+    known = ray_session.known_address(address)
+    ran, keeper = False, None
+    if known is not None:
+        async with AsyncExitStack() as ending:
+            await connected(known, settings, ending)
+            ran = await _end_runtime_in(namespace, settings, force)
+            keeper = await asyncio.to_thread(_keeper_of_nobody)
+    if keeper is not None:
+        await asyncio.to_thread(local_ray.stop, keeper)
+    if not ran and holding.holder is not None and not holding.released:
+        raise RunsElsewhere(shown_url(url), holding.holder)
+    return Down(ran, keeper is not None)
+
+
+async def _check_store(url: str, hosts: int | None, shards: int | None) -> None:
+    """See to the store before a Ray is begun for it."""
+    store = await open_store(shared_url(url), shards)
+    try:
+        if hosts is not None:
+            check_hosts(hosts, store.shards)
+    finally:
+        await store.close()
+
+
+async def _end_runtime_in(namespace: str, settings: Settings, force: bool) -> bool:
+    """End what runs in a Ray namespace; return whether there was a runtime."""
+    try:
+        coordinator: Any = await asyncio.to_thread(ray.get_actor, COORDINATOR, namespace=namespace)
+    except ValueError:
+        return False
+    if force:
+        await asyncio.to_thread(ray.kill, coordinator)
+    else:
+        await end_runtime(coordinator, settings)
+    await _end_left(namespace)
+    return True
+
+
+async def _end_left(namespace: str) -> None:
+    """Wait until the runtime's processes, which watch the coordinator, have ended; end those that have not."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + GONE_WITHIN_S
+    while left := await asyncio.to_thread(_actors_in, namespace):
+        if loop.time() > deadline_s:
+            for name in left:
+                await asyncio.to_thread(_kill, name, namespace)
+        await asyncio.sleep(PAUSE_S)
+
+
+def _actors_in(namespace: str) -> list[str]:
+    return [each["name"] for each in list_named_actors(all_namespaces=True) if each["namespace"] == namespace]
+
+
+def _kill(name: str, namespace: str) -> None:
+    try:
+        ray.kill(ray.get_actor(name, namespace=namespace))
+    except ValueError:
+        return  # it has ended meanwhile
+
+
+def _keeper_of_nobody() -> Writer | None:
+    """Return who keeps the Ray of this process, if `up` began it and no runtime is on it any more."""
+    if any(is_runtime(each["namespace"]) for each in list_named_actors(all_namespaces=True)):
+        return None
+    return local_ray.keeper_of_this_ray()

@@ -1,0 +1,150 @@
+"""All that is to be known of a store and the runtime on it: from SQL, and from the coordinator if there is one.
+
+Starts nothing, and holds nothing. Not here: how it is shown (`cli/status.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
+
+import ray
+
+from cluster.application import Application
+from cluster.ray_edge import COORDINATOR, NoCoordinator, ask, namespace_of
+from cluster.status import RuntimeStatus
+from projections.errors import ReadModelMissing, ReadModelUnavailable
+from projections.projection import Projection
+from projections.read_models import ReadModels
+from store.errors import InvalidValue
+from store.identity import shard_of
+from store.opening import open_store
+from store.ports import EventStore
+from store.taking import Holding
+from store.urls import shown_url
+
+ANSWER_WITHIN_S = 5.0
+
+
+class ShardStatus(NamedTuple):
+    """One shard, as the store has it."""
+
+    shard: int
+    host: str | None
+    """Who is to serve it; None: nobody."""
+    epoch: int
+    head: int
+    """Position of its last event; 0: none."""
+
+
+class SubscriberStatus(NamedTuple):
+    """One projection's progress."""
+
+    name: str
+    behind: int
+    """Events of the log that it has not taken yet."""
+    shards_behind: int
+    begun: bool
+    """Whether it has ever run on this store."""
+
+
+class StreamPlace(NamedTuple):
+    """Where one aggregate lives."""
+
+    stream: str
+    partition_key: str
+    shard: int
+    epoch: int
+    host: str | None
+    node: str | None
+    """The address of the host's node, where a coordinator tells it."""
+
+
+class Overview(NamedTuple):
+    """What `eventray status` tells."""
+
+    store: str
+    """Its URL, without a password."""
+    store_id: str
+    holding: Holding
+    runtime: RuntimeStatus | None
+    """None: none can be asked; `unreached` says why."""
+    unreached: str
+    shards: list[ShardStatus]
+    subscribers: list[SubscriberStatus]
+    place: StreamPlace | None
+    """Of the stream that was asked for."""
+
+
+class OverviewReader:
+    """Reads overviews of one store, again and again."""
+
+    def __init__(self, url: str, application: Application, store: EventStore, stream: str | None) -> None:
+        self._url = url
+        self._application = application
+        self._store = store
+        self._stream = stream
+        self._read_models = ReadModels(url)
+
+    @classmethod
+    async def open(
+        cls, url: str, application: Application, stream: str | None, ending: AsyncExitStack
+    ) -> OverviewReader:
+        """Open the store; it is closed by `ending`. Raises NotAStore and the like, and InvalidValue for the stream."""
+        if stream is not None:
+            application.registry.aggregate_of(stream)
+        store = await open_store(url, create=False)
+        ending.push_async_callback(store.close)
+        reader = cls(url, application, store, stream)
+        ending.push_async_callback(reader._read_models.close)
+        return reader
+
+    async def read(self, on_ray: bool) -> Overview:
+        """Return how all is now. `on_ray`: this process is connected to the Ray where the runtime may be."""
+        runtime, unreached = await self._ask_runtime() if on_ray else (None, "no Ray is to be joined")
+        heads = await self._store.heads()
+        shards = [ShardStatus(*route, heads[route.shard]) for route in await self._store.routes()]
+        subscribers = [await self._progress(projection, heads) for projection in self._application.projections]
+        place = None if self._stream is None else await self._place(self._stream, shards, runtime)
+        holding = await self._store.holding()
+        return Overview(
+            shown_url(self._url), self._store.store_id, holding, runtime, unreached, shards, subscribers, place
+        )
+
+    async def _ask_runtime(self) -> tuple[RuntimeStatus | None, str]:
+        namespace = namespace_of(self._store.store_id)
+        try:
+            coordinator: Any = await asyncio.to_thread(ray.get_actor, COORDINATOR, namespace=namespace)
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await ask(coordinator, ANSWER_WITHIN_S, "status"), ""
+        except ValueError:
+            return None, "no runtime on this store is at this Ray"
+        except (TimeoutError, NoCoordinator) as error:
+            return None, str(error) or f"its coordinator does not answer within {ANSWER_WITHIN_S:g} s"
+
+    async def _progress(self, projection: type[Projection], heads: dict[int, int]) -> SubscriberStatus:
+        try:
+            positions = await self._read_models.positions(projection)
+        except (ReadModelMissing, ReadModelUnavailable):
+            positions = {}
+        behind = [head - positions.get(shard, 0) for shard, head in heads.items()]
+        return SubscriberStatus(projection.name, sum(behind), sum(count > 0 for count in behind), bool(positions))
+
+    async def _place(self, stream: str, shards: list[ShardStatus], runtime: RuntimeStatus | None) -> StreamPlace:
+        """Say where a stream is. Its first event knows its partition key; without one, its id may be the key."""
+        events = await self._store.read_stream(stream, 0, 1)
+        aggregate_class = self._application.registry.aggregate_of(stream)
+        if events:
+            key = events[0].partition_key
+        elif aggregate_class.partition_key_field == aggregate_class.id_field:
+            key = stream.partition("-")[2]
+        else:
+            field = aggregate_class.partition_key_field
+            raise InvalidValue(
+                "stream", stream, f"it has no events, so its {field}, which says where it is, is not known"
+            )
+        shard = shards[shard_of(key, len(shards))]
+        hosts = {each.name: each.node for each in runtime.hosts} if runtime else {}
+        nodes = {node.node_id: node.address for node in runtime.nodes} if runtime else {}
+        return StreamPlace(stream, key, shard.shard, shard.epoch, shard.host, nodes.get(hosts.get(shard.host) or ""))

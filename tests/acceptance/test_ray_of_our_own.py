@@ -1,0 +1,64 @@
+"""Where no Ray is to be joined, `eventray up` begins one that stays, and the last `eventray down` ends it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.acceptance.commandline import EVENTRAY, environment
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home, and a place for Ray, of a short name: sockets are in it."""
+    directory = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    yield directory
+    for process in processes_of(directory):
+        process.kill()
+    shutil.rmtree(directory)
+
+
+def processes_of(directory: Path) -> list[psutil.Process]:
+    """Return the processes of the Ray in a directory, which they all have in their command lines."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if any(str(directory) in word for word in process.info["cmdline"] or ())]
+
+
+@pytest.mark.timeout(120)
+def test_a_ray_that_up_began_ends_with_the_last_runtime_on_it(home: Path) -> None:
+    def eventray(*arguments: str, address: str) -> Any:
+        kept = {name: value for name, value in environment().items() if not name.startswith("RAY_")}
+        done = subprocess.run(
+            [*EVENTRAY, *arguments, "--json"],
+            env={**kept, "HOME": str(home), "RAY_TMPDIR": str(home), "RAY_ADDRESS": address},
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    first, second = (f"sqlite:///{home}/{name}.db" for name in ("first", "second"))
+    began = eventray("up", "--store", first, address="local")
+    assert (began["ray_begun"], began["joined"], began["hosts"]) == (True, False, 1)
+    assert stat.S_IMODE((home / ".ray" / "auth_token").stat().st_mode) == 0o600
+    joined = eventray("up", "--store", second, address="auto")
+    assert (joined["ray_begun"], joined["joined"]) == (False, False)
+
+    assert eventray("down", "--store", first, address="auto") == {"ended": True, "ray_ended": False}
+    assert eventray("status", "--store", second, address="auto")["running"]
+    assert processes_of(home)
+    assert eventray("down", "--store", second, address="auto") == {"ended": True, "ray_ended": True}
+    psutil.wait_procs(processes_of(home), timeout=10)
+    assert processes_of(home) == []
