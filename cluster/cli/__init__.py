@@ -7,6 +7,7 @@ import typer
 from cluster.cli.demonstrating import demo
 from cluster.cli.living import down, up
 from cluster.cli.reading import events, query, show
+from cluster.cli.scaling import rebalance, scale
 from cluster.cli.schema import schema
 from cluster.cli.secrecy import hide_passwords
 from cluster.cli.status import status
@@ -29,7 +30,7 @@ main = typer.Typer(
     pretty_exceptions_enable=False,
     callback=prepare,
 )
-for verb in (demo, submit, query, events, show, replay, up, down, status):
+for verb in (demo, submit, query, events, show, replay, up, down, status, scale, rebalance):
     main.command()(verb)
 main.add_typer(schema, name="schema")
 main.add_typer(store, name="store")
