@@ -50,7 +50,10 @@ class ReadModelRejected(EventrayError):
 
 
 class ReadModelUnavailable(EventrayError):
-    """The read model's database can't be used now, and nothing was changed: {0}"""
+    """The read model's database can't be used now: {0}
+
+    Nothing was changed, unless the reply to a commit was lost: then the checkpoint tells.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -66,7 +69,7 @@ class ReadModelMissing(EventrayError):
 class ReadModelVersion(EventrayError):
     """The read model of {0} was made by its version {1}, the application has {2}: give it a read model of its own.
 
-    On SQLite: stop the runtime and move the read model's file away; at the next start it is filled anew.
+    Or stop the runtime and take the read model away; at the next start it is filled anew.
     """
 
     def __init__(self, projection: str, stored: int, asked: int) -> None:
@@ -76,7 +79,8 @@ class ReadModelVersion(EventrayError):
         name, stored, asked = self.args
         return (
             f"The read model of {name} was made by its version {stored}, the application has version {asked}: go back"
-            f" to version {stored}, or move the read model away (SQLite: its .read file); it is filled anew at start."
+            f" to version {stored}, or take the read model away (SQLite: its .read file; PostgreSQL: its tables, and"
+            " its rows in checkpoints and projections); it is filled anew at start."
         )
 
 

@@ -73,6 +73,35 @@ class Server:
         self._server.cleanup()
 
 
+class Sql:
+    """SQL in the schema that a store's URL names, past the store."""
+
+    def __init__(self, server: Server, url: str) -> None:
+        self._server, self._schema = server, url.partition("search_path=")[2]
+
+    def __call__(self, statement: str) -> str:
+        return self._server.sql(f"SET search_path = {self._schema}; {statement}")
+
+    def fail(self, table: str, sqlstate: str, times: int = 1_000_000, on: str = "INSERT") -> None:
+        """Make the next writes to a table fail; the count outlives their rollback."""
+        self(f"""CREATE SEQUENCE IF NOT EXISTS failures;
+            CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('failures') <= {times} THEN RAISE EXCEPTION 'planted' USING ERRCODE = '{sqlstate}'; END IF;
+                RETURN NULL; END $$;
+            CREATE TRIGGER fail AFTER {on} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fail()""")
+
+    def fall(self, table: str, on: str = "INSERT") -> None:
+        """Make each write to a table end its own backend."""
+        self(f"""CREATE OR REPLACE FUNCTION fall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+            CREATE TRIGGER fall AFTER {on} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fall()""")
+
+    def heal(self, table: str) -> None:
+        """Undo `fail` and `fall`."""
+        self(f"""DROP TRIGGER IF EXISTS fail ON {table}; DROP TRIGGER IF EXISTS fall ON {table};
+            DROP SEQUENCE IF EXISTS failures""")
+
+
 @contextmanager
 def running_server() -> Iterator[Server]:
     """Start a server, for as long as the block lasts. No power failure is tested, so it need not sync its files."""

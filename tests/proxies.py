@@ -60,7 +60,7 @@ class Proxy:
         seen = b""
         while data := await source.read(65_536):
             await self.passing.wait()
-            seen = seen[-100:] + data
+            seen = seen[-100:] + data if self.marker else b""
             if self.marker and self.marker in seen and not muted.is_set():
                 self.marker = b""
                 muted.set()

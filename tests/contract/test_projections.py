@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from actors.customers import CustomerDeactivated, CustomerEmailChanged, CustomerPromoted, CustomerType
+from actors.customers import (
+    CustomerDeactivated,
+    CustomerEmailChanged,
+    CustomerPromoted,
+    CustomerType,
+    OrderCreated,
+)
 from projections.changes import Changes
 from projections.customers import CustomerProjection, customers
 from projections.errors import (
@@ -439,6 +445,23 @@ class TestTrouble:
         assert (await read_models.query(CustomerProjection, other)).row is not None
         with pytest.raises(ConsistencyTimeout, match="can't apply"):
             await runner.wait_for(shard, poison.position, 0.01)
+
+    async def test_a_value_that_its_column_cannot_hold_holds_up_its_shard_and_says_so(
+        self, log: Log, store: CountingStore, read_models: ReadModels
+    ) -> None:
+        class Sevenths(CustomerProjection, name="Sevenths"):
+            def on_ordered(self, event: OrderCreated, changes: Changes) -> None:
+                changes.add(customers, event.customer_id, total_spent=event.total_amount / 7)
+
+        runner = following(store, read_models, Sevenths, limits=QUIET)
+        await runner.start()
+        await log.write(created("c-1"))
+        (record,) = await log.write(ordered("c-1", "1"))
+        runner.push([record])
+        await settled(runner)
+        assert f"{record.stream} version 1" in runner.lag().blocked[record.shard]
+        assert "at most 4 decimals" in runner.lag().blocked[record.shard]
+        assert runner.lag().failure == ""
 
     async def test_a_failing_event_is_retried_ever_more_slowly_until_it_goes_through(
         self, log: Log, store: CountingStore, read_models: ReadModels

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from cluster.settings import Settings
+from tests.postgres import Server
+from tests.proxies import Proxy, running_proxy
 
 
 @pytest.fixture
@@ -21,3 +24,10 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def settings() -> Settings:
     """Settings for a busy machine."""
     return Settings(query_timeout_s=20, close_timeout_s=20)
+
+
+@pytest.fixture
+async def proxy(postgres_server: Server) -> AsyncIterator[Proxy]:
+    """A way to the server on which things get lost."""
+    async with running_proxy(postgres_server.socket) as running:
+        yield running

@@ -22,8 +22,8 @@ from store import OutcomeUnknown, StoreRejected, StoreUnavailable, open_store, p
 from store.postgres import COPY_ROWS_MIN, PostgresStore
 from store.records import ShardAppend
 from tests.contract.rows import append, own, rows
-from tests.postgres import Server
-from tests.proxies import Proxy, running_proxy
+from tests.postgres import Server, Sql
+from tests.proxies import Proxy
 
 FEW, MANY = 3, COPY_ROWS_MIN * 2
 """Rows that go in one statement, and by COPY."""
@@ -45,12 +45,6 @@ async def store(postgres_url: str) -> AsyncIterator[PostgresStore]:
     await store.close()
 
 
-@pytest.fixture
-async def proxy(postgres_server: Server) -> AsyncIterator[Proxy]:
-    async with running_proxy(postgres_server.socket) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_database, "REPLY_TIMEOUT_S", 1.5)
@@ -59,14 +53,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_database, "STATEMENT_TIMEOUT_S", 1.0)
 
 
-class Sql:
-    """SQL in the schema of the store under test."""
-
-    def __init__(self, server: Server, url: str) -> None:
-        self._server, self._schema = server, url.partition("search_path=")[2]
-
-    def __call__(self, statement: str) -> str:
-        return self._server.sql(f"SET search_path = {self._schema}; {statement}")
+class LogSql(Sql):
+    """What is in the log, past the store."""
 
     def log(self) -> list[tuple[str, int, int]]:
         """All events of shard 1: stream, version, position."""
@@ -76,21 +64,10 @@ class Sql:
     def head(self) -> int:
         return int(self("SELECT head FROM shards WHERE shard = 1"))
 
-    def fail_inserts(self, sqlstate: str, times: int = 1_000_000) -> None:
-        """Make the next inserts fail; the count outlives their rollback."""
-        self(f"""CREATE SEQUENCE IF NOT EXISTS failures;
-            CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF nextval('failures') <= {times} THEN RAISE EXCEPTION 'planted' USING ERRCODE = '{sqlstate}'; END IF;
-                RETURN NULL; END $$;
-            CREATE TRIGGER fail AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION fail()""")
-
-    def heal_inserts(self) -> None:
-        self("DROP TRIGGER fail ON events; DROP SEQUENCE failures")
-
 
 @pytest.fixture
-def sql(postgres_server: Server, postgres_url: str) -> Sql:
-    return Sql(postgres_server, postgres_url)
+def sql(postgres_server: Server, postgres_url: str) -> LogSql:
+    return LogSql(postgres_server, postgres_url)
 
 
 def note(count: int) -> list[tuple[str, int, int]]:
@@ -112,7 +89,7 @@ async def until_gone(session: asyncpg.Connection) -> None:
 
 
 async def test_a_session_ended_while_idle_is_replaced_and_recorded_before_the_next_append(
-    store: PostgresStore, sql: Sql
+    store: PostgresStore, sql: LogSql
 ) -> None:
     await store.claim("h-1", [1, 2])
     before, session = (await store.writers())["h-1"], await store._sessions.writer()
@@ -129,7 +106,7 @@ async def test_a_session_ended_while_idle_is_replaced_and_recorded_before_the_ne
 
 
 async def test_a_new_session_is_recorded_for_all_hosts_of_the_store_but_not_for_those_that_moved_on(
-    store: PostgresStore, sql: Sql, postgres_url: str
+    store: PostgresStore, sql: LogSql, postgres_url: str
 ) -> None:
     other = await opened(postgres_url)
     await store.assign(1, {1: "h-1", 2: "h-2", 3: "h-3"})
@@ -147,10 +124,10 @@ async def test_a_new_session_is_recorded_for_all_hosts_of_the_store_but_not_for_
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
-async def test_a_connection_lost_before_the_commit_leaves_nothing(store: PostgresStore, sql: Sql, count: int) -> None:
-    sql("""CREATE FUNCTION fall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
-        CREATE TRIGGER fall AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION fall()""")
+async def test_a_connection_lost_before_the_commit_leaves_nothing(
+    store: PostgresStore, sql: LogSql, count: int
+) -> None:
+    sql.fall("events")
     with pytest.raises((OutcomeUnknown, StoreUnavailable)) as lost:
         await append(store, 1, rows(1, "note-a", count))
     if count == MANY:  # COMMIT had not been sent
@@ -158,7 +135,7 @@ async def test_a_connection_lost_before_the_commit_leaves_nothing(store: Postgre
         assert lost.value.passing
     else:
         assert isinstance(lost.value, OutcomeUnknown)
-    sql("DROP TRIGGER fall ON events")
+    sql.heal("events")
     assert await store.settle({1: 1}) == {1: 0}
     assert sql.log() == []
     assert await append(store, 1, rows(1, "note-a", count)) == set()
@@ -169,7 +146,7 @@ async def test_a_connection_lost_before_the_commit_leaves_nothing(store: Postgre
 @pytest.mark.parametrize("loses_request", [True, False], ids=["request lost", "reply lost"])
 @pytest.mark.parametrize("count", [FEW, MANY])
 async def test_a_commit_whose_reply_is_lost_is_settled_to_the_truth(
-    postgres_url: str, sql: Sql, proxy: Proxy, count: int, loses_request: bool, closes: bool
+    postgres_url: str, sql: LogSql, proxy: Proxy, count: int, loses_request: bool, closes: bool
 ) -> None:
     direct = await opened(postgres_url)
     store = await opened(proxy.url(postgres_url))
@@ -191,7 +168,7 @@ async def test_a_commit_whose_reply_is_lost_is_settled_to_the_truth(
     await direct.close()
 
 
-async def test_a_commit_that_comes_late_is_over_before_it_is_settled(store: PostgresStore, sql: Sql) -> None:
+async def test_a_commit_that_comes_late_is_over_before_it_is_settled(store: PostgresStore, sql: LogSql) -> None:
     """The backend hangs with the whole append in its hands: nothing may be read before that is decided."""
     backend = (await store._writer()).pid
     os.kill(backend, signal.SIGSTOP)
@@ -215,7 +192,7 @@ async def test_a_commit_that_comes_late_is_over_before_it_is_settled(store: Post
 
 @pytest.mark.parametrize("count", [FEW, MANY])
 async def test_a_server_that_hangs_ends_each_call_in_time_and_then_serves_on(
-    postgres_url: str, sql: Sql, proxy: Proxy, count: int
+    postgres_url: str, sql: LogSql, proxy: Proxy, count: int
 ) -> None:
     store = await opened(proxy.url(postgres_url))
     await own(store, "h-1", [1])
@@ -283,7 +260,7 @@ async def test_closing_does_not_wait_for_a_server_that_hangs(
         await store.close()
 
 
-async def test_a_server_that_restarts_is_passing(store: PostgresStore, sql: Sql, postgres_server: Server) -> None:
+async def test_a_server_that_restarts_is_passing(store: PostgresStore, sql: LogSql, postgres_server: Server) -> None:
     await append(store, 1, rows(1, "note-a", FEW))
     before = await store._writer()
     await asyncio.to_thread(postgres_server.stop)
@@ -305,12 +282,12 @@ async def test_a_server_that_restarts_is_passing(store: PostgresStore, sql: Sql,
 
 @pytest.mark.parametrize("state", ["40001", "40P01"], ids=["serialization failure", "deadlock"])
 @pytest.mark.parametrize("count", [FEW, MANY])
-async def test_what_a_rival_undid_is_done_again(store: PostgresStore, sql: Sql, state: str, count: int) -> None:
-    sql.fail_inserts(state, times=2)
+async def test_what_a_rival_undid_is_done_again(store: PostgresStore, sql: LogSql, state: str, count: int) -> None:
+    sql.fail("events", state, times=2)
     assert await append(store, 1, rows(1, "note-a", count)) == set()
     assert sql.log() == note(count)
-    sql.heal_inserts()
-    sql.fail_inserts(state)
+    sql.heal("events")
+    sql.fail("events", state)
     with pytest.raises(StoreUnavailable) as given_up:
         await append(store, 1, rows(1, "note-a", count, after=count))
     assert given_up.value.passing
@@ -318,11 +295,10 @@ async def test_what_a_rival_undid_is_done_again(store: PostgresStore, sql: Sql, 
     assert sql.head() == count
 
 
-async def test_a_claim_that_a_rival_undid_is_done_again(store: PostgresStore, sql: Sql) -> None:
-    sql.fail_inserts("40P01", times=2)
-    sql("DROP TRIGGER fail ON events; CREATE TRIGGER fail AFTER UPDATE ON shards EXECUTE FUNCTION fail()")
+async def test_a_claim_that_a_rival_undid_is_done_again(store: PostgresStore, sql: LogSql) -> None:
+    sql.fail("shards", "40P01", times=2, on="UPDATE")
     assert await store.claim("h-1", [1, 2]) == {1: (2, 0), 2: (2, 0)}
-    sql("DROP TRIGGER fail ON shards")
+    sql.heal("shards")
 
 
 @pytest.mark.parametrize(
@@ -332,20 +308,20 @@ async def test_a_claim_that_a_rival_undid_is_done_again(store: PostgresStore, sq
 )
 @pytest.mark.parametrize("count", [FEW, MANY])
 async def test_a_failing_server_writes_nothing_and_says_whether_it_may_pass(
-    store: PostgresStore, sql: Sql, count: int, state: str, passing: bool
+    store: PostgresStore, sql: LogSql, count: int, state: str, passing: bool
 ) -> None:
-    sql.fail_inserts(state)
+    sql.fail("events", state)
     with pytest.raises(StoreUnavailable, match=state) as refused:
         await append(store, 1, rows(1, "note-a", count))
     assert refused.value.passing is passing
     assert (sql.log(), sql.head()) == ([], 0)
-    sql.heal_inserts()
+    sql.heal("events")
     assert await append(store, 1, rows(1, "note-a", count)) == set()
     assert sql.log() == note(count)
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
-async def test_a_constraint_is_named_in_any_language(store: PostgresStore, sql: Sql, count: int) -> None:
+async def test_a_constraint_is_named_in_any_language(store: PostgresStore, sql: LogSql, count: int) -> None:
     await append(store, 1, rows(1, "note-a", 1))
     for guilty, constraint in (("version", "events_stream_version_key"), ("command_key", "events_command_key")):
         records = rows(1, "note-a", count, after=1)
@@ -382,11 +358,11 @@ async def fill(store: PostgresStore, count: int) -> None:
 
 
 async def test_a_full_disk_is_not_passing_and_writes_nothing(
-    store: PostgresStore, sql: Sql, postgres_server: Server
+    store: PostgresStore, sql: LogSql, postgres_server: Server
 ) -> None:
     with small_disk(postgres_server) as directory:
         if directory is None:
-            sql.fail_inserts("53100")
+            sql.fail("events", "53100")
         else:
             postgres_server.sql(f"CREATE TABLESPACE small LOCATION '{directory}'")
             sql("ALTER TABLE events SET TABLESPACE small")
@@ -398,7 +374,7 @@ async def test_a_full_disk_is_not_passing_and_writes_nothing(
             await append(store, 1, rows(1, "note-a", MANY, after=head))
         assert sql.log() == note(head)
         if directory is None:
-            sql.heal_inserts()
+            sql.heal("events")
         else:
             sql("ALTER TABLE events SET TABLESPACE pg_default")
             postgres_server.sql("DROP TABLESPACE small")
