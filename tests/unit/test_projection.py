@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, insert, select
+from sqlalchemy import ARRAY, CheckConstraint, Column, Integer, MetaData, Table, Text, create_engine, insert, select
 from sqlalchemy.engine import Connection
 
 from projections.changes import Changes
@@ -241,6 +241,22 @@ class TestProjection:
         for projection, words in ((Twice, "leave one"), (Lacking, "and changes"), (Idle, "annotate")):
             with pytest.raises(InvalidValue, match=words):
                 projection.event_methods()
+
+    @pytest.mark.parametrize(
+        ("name", "parts", "words"),
+        [
+            ("events", [], "Eventray has a table of this name"),
+            ("checkpoints", [], "Eventray has a table of this name"),
+            ("words", [Column("words", ARRAY(Text))], r"words\.words.*use JSON"),
+            ("odd", [CheckConstraint("1 = 1").ddl_if(dialect="sqlite")], "a name"),
+        ],
+    )
+    def test_a_table_that_no_database_would_keep_right_is_refused(self, name: str, parts: Any, words: str) -> None:
+        class Refused(Projection):
+            tables = (Table(name, MetaData(), Column("id", Text, primary_key=True), *parts),)
+
+        with pytest.raises(InvalidValue, match=words):
+            Refused.event_methods()
 
     def test_a_projection_without_tables_keys_or_version_is_refused(self) -> None:
         keyless = Table("keyless", MetaData(), Column("n", Integer))
