@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
 
 from projections import postgres
 from projections.changes import Changes
@@ -35,7 +36,6 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_database, "CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr(postgres_database, "LOCK_TIMEOUT_S", 0.3)
     monkeypatch.setattr(postgres_sessions, "CLOSE_TIMEOUT_S", 0.3)
-    monkeypatch.setitem(postgres.SETTINGS, "idle_in_transaction_session_timeout", "500ms")
 
 
 @pytest.fixture
@@ -93,8 +93,14 @@ async def until_noticed(read_models: ReadModels) -> None:
 
 
 async def test_sessions_are_few_and_ones_that_were_ended_are_replaced(read_models: ReadModels, sql: Sql) -> None:
-    await asyncio.gather(*(read_models.query(CustomerProjection, "c-1", 0) for _ in range(50)))
-    assert int(sql(f"SELECT count(*) FROM pg_stat_activity WHERE {SAYS}")) <= postgres.SESSIONS_MAX
+    def slow(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_sleep(0.1)"))
+
+    reading = asyncio.gather(*(read_models._database.read(slow) for _ in range(12)))
+    while not reading.done():
+        count = await asyncio.to_thread(sql, f"SELECT count(*) FROM pg_stat_activity WHERE {SAYS}")
+        assert int(count) <= postgres.SESSIONS_MAX
+    await reading
     sql(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {SAYS}")
     await until_noticed(read_models)
     assert await apply(read_models, 0) == {}
@@ -225,7 +231,7 @@ async def test_one_that_stopped_in_a_transaction_is_ended_and_its_successor_goes
     await session.execute("BEGIN; UPDATE checkpoints SET position = 7; UPDATE customers_v1 SET total_orders = 7")
     with pytest.raises(ReadModelUnavailable, match="55P03"):
         await apply(read_models, 0)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(4):
         while await _retried(read_models) is None:
             await asyncio.sleep(0.01)
     assert state(sql) == (1, 1)
