@@ -109,33 +109,42 @@ class Ownership:
             del self.owners[shard]
         self._missing[host] = lacking & self.owners.keys()
 
-    async def give(self, shards: Iterable[int], host: str) -> None:
-        """Let a host serve shards that nobody serves. What it can't claim stays free.
+    def give(self, shards: Iterable[int], host: str) -> Awaitable[None]:
+        """Let a host serve shards that nobody serves, on their way from now on. What it can't claim stays free.
 
-        Raises ProcessLost, Superseded, and StoreUnavailable where that won't pass.
+        To be awaited. Raises ProcessLost, Superseded, and StoreUnavailable where that won't pass.
         """
         shards = list(shards)
-        self.transits |= dict.fromkeys(shards, Transit(None, host))
-        try:
-            await self._assign_and_claim(shards, host)
-        finally:
-            self._arrived(shards)
+        return self._on_the_way(dict.fromkeys(shards, Transit(None, host)), self._assign_and_claim(shards, host))
 
-    async def move(self, shards: Iterable[int], source: str, target: str) -> None:
-        """Move shards from a host that serves them to another. Where that fails, they are free, or still served.
+    def move(self, shards: Iterable[int], source: str, target: str) -> Awaitable[None]:
+        """Move shards, which are on their way from now on, from a host that serves them to another.
 
-        Raises ProcessLost, Superseded, and StoreUnavailable where that won't pass.
+        To be awaited; where it fails, they are free, or still served. Raises ProcessLost, Superseded, and
+        StoreUnavailable where that won't pass.
         """
         shards = list(shards)
-        self.transits |= dict.fromkeys(shards, Transit(source, target))
-        try:
-            await self._release(shards, source)
-            for shard in shards:
-                self.owners.pop(shard, None)
-            await self._assign_and_claim(shards, target)
-            self.moved += len(shards)
-        finally:
-            self._arrived(shards)
+        return self._on_the_way(dict.fromkeys(shards, Transit(source, target)), self._move(shards, source, target))
+
+    def _on_the_way(self, transits: Mapping[int, Transit], moving: Awaitable[None]) -> Awaitable[None]:
+        """Note what is on its way at once: who looks before the moving begins must not begin another one."""
+        self.transits |= transits
+
+        async def arrive() -> None:
+            try:
+                await moving
+            finally:
+                for shard in transits:
+                    del self.transits[shard]
+
+        return arrive()
+
+    async def _move(self, shards: list[int], source: str, target: str) -> None:
+        await self._release(shards, source)
+        for shard in shards:
+            self.owners.pop(shard, None)
+        await self._assign_and_claim(shards, target)
+        self.moved += len(shards)
 
     async def _release(self, shards: list[int], source: str) -> None:
         """Let a host finish and forget shards; if that takes too long, it is fenced by the next claim instead."""
@@ -153,10 +162,6 @@ class Ownership:
         self.serves(host, claimed)
         if missing := set(shards) - claimed.keys():
             log.warning("a host could not claim shards", host=host, shards=sorted(missing))
-
-    def _arrived(self, shards: Iterable[int]) -> None:
-        for shard in shards:
-            del self.transits[shard]
 
 
 async def _while_it_may_pass(work: Callable[[], Awaitable[Answer]]) -> Answer:

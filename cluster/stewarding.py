@@ -168,7 +168,7 @@ class Steward:
         moves = self._moves(target)
         if moves and not self._moving and not self._awaits_a_beginner():
             self._moving = True
-            self._do(self._move(moves))
+            self._do(self._move(*self._begun_move(moves)))
         self._give_up_places()
         if moves or self.ownership.free() or self.ownership.transits or not self._all_serve():
             self.settled.clear()
@@ -200,11 +200,13 @@ class Steward:
         ]
         return sorted(moves, key=lambda move: not leaving[move[1]])
 
-    async def _move(self, moves: Sequence[tuple[int, str, str]]) -> bool:
-        """Do the first of some moves, together with what else goes the same way, as much as goes at once."""
+    def _begun_move(self, moves: Sequence[tuple[int, str, str]]) -> tuple[Awaitable[None], str, str]:
+        """Begin the first of some moves, together with what else goes the same way, as much as goes at once."""
         _, source, target = moves[0]
         shards = [shard for shard, *way in moves if way == [source, target]][: self._settings.shards_moving_max]
-        moving = self.ownership.move(shards, source, target)
+        return self.ownership.move(shards, source, target), source, target
+
+    async def _move(self, moving: Awaitable[None], source: str, target: str) -> bool:
         moved = await self._attempt(moving, "moving shards", source=source, target=target)
         await asyncio.sleep(self._settings.move_pause_s if moved else self._settings.poll_interval_s)
         self._moving = False

@@ -91,6 +91,32 @@ async def test_all_hosts_push_to_a_new_projection_host(cluster: Cluster) -> None
     assert len(cluster.hosts.pushed_to) == 2
 
 
+async def test_a_shard_is_given_once_however_soon_the_next_step_comes(cluster: Cluster) -> None:
+    steward = cluster.coordination._steward
+    assert steward is not None
+    epoch = (await cluster.store.routes())[0].epoch
+    del steward.ownership.owners[0]
+    steward.step()
+    steward.step()
+    await cluster.coordination.settled()
+    assert (await cluster.store.routes())[0].epoch == epoch + 1
+    assert await cluster.consistent()
+
+
+async def test_a_shard_that_is_to_move_is_not_given_too_when_its_host_ends_before_the_move_begins(
+    cluster: Cluster,
+) -> None:
+    steward = cluster.coordination._steward
+    assert steward is not None
+    source = str((await cluster.owners())[0])
+    (target,) = set(cluster.hosts.running) - {source}
+    moving = steward.ownership.move([0], source, target)
+    steward.ownership.over(source)
+    assert 0 not in steward.ownership.free()
+    await moving
+    assert (await cluster.owners())[0] == target
+
+
 async def test_what_keeps_the_first_host_from_serving_is_told() -> None:
     store = await open_store("memory://refusing", shards=8)
     cluster = Cluster(store)
