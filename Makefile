@@ -7,7 +7,7 @@ VENV := .venv
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: help demo test check format bench-brief clean
+.PHONY: help demo test torture check format bench-brief clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -17,6 +17,11 @@ demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store
 
 test: $(DEV) ## run all tests
 	@$(VENV)/bin/python -m pytest
+
+torture: $(DEV) ## kill, stop and restart all there is under load, then judge (SECONDS=60 SEED=any STORE="sqlite postgres")
+	@for store in $(or $(STORE),sqlite postgres); do \
+		$(VENV)/bin/python -m tests.torture --store $$store --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) || exit 1; \
+	done
 
 check: $(DEV) ## check format, lint, types, and that stored events stay readable
 	@$(VENV)/bin/ruff format --check .

@@ -24,7 +24,7 @@ from actors.registry import AggregateRegistry
 from actors.shard import Shard, Wants
 from actors.snapshot_keeper import SnapshotKeeper
 from actors.snapshots import SnapshotCounts
-from actors.wire import Call, CommandMessage, pack_answers, unpack_call
+from actors.wire import Call, CommandMessage, Receipt, pack_answers, unpack_call
 from actors.writer import Publish, Writer
 from store import EventrayError, EventRecord, EventStore, StoreUnavailable
 from store.identity import shard_of
@@ -72,6 +72,10 @@ class HostHealth(NamedTuple):
     fenced: int
     """Shards lost to a higher epoch since the host began."""
     snapshots: SnapshotCounts = SnapshotCounts()
+    unknown_outcomes: int = 0
+    """Appends whose reply was lost since the host began."""
+    duplicates: int = 0
+    """Commands since the host began that were answered with the receipt of an earlier sending."""
 
 
 class HostCore:
@@ -96,6 +100,7 @@ class HostCore:
         """Shards that have mail and may not decide it until something is stored; the next to do so first."""
         self._pending_commands = 0
         self._pending_bytes = 0
+        self._duplicates = 0
         self._health = HostHealth({}, {}, 0, 0, 0.0, 0.0, 0, 0, 0)
         self._beat_at_s = time.monotonic()
         self._failure: BaseException | None = None
@@ -168,7 +173,9 @@ class HostCore:
             self._open_calls.discard(open_call)
             self._pending_commands -= len(request.commands)
             self._pending_bytes -= size
-        return pack_answers([answer for answer in open_call.answers if answer is not None])
+        answers = [answer for answer in open_call.answers if answer is not None]
+        self._duplicates += sum(type(answer) is Receipt and answer.duplicate for answer in answers)
+        return pack_answers(answers)
 
     def _accept_number(self, request: Call) -> None:
         if request.number <= self._sessions.get(request.session, -1):
@@ -294,6 +301,8 @@ class HostCore:
             commits=self._writer.commits,
             events=self._writer.events,
             fenced=self._writer.fenced,
+            unknown_outcomes=self._writer.unknown_outcomes,
+            duplicates=self._duplicates,
             snapshots=self._snapshots.snapshots.counts,
         )
         self._beat_at_s = now_s

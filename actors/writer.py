@@ -50,6 +50,8 @@ class Writer:
         """Events in them."""
         self.fenced = 0
         """Shards that were lost to a higher epoch."""
+        self.unknown_outcomes = 0
+        """Appends whose reply was lost."""
 
     def wake(self) -> None:
         """Say that a shard has decided something."""
@@ -76,6 +78,7 @@ class Writer:
         try:
             fenced = await self._store.append(appends)
         except OutcomeUnknown as error:
+            self.unknown_outcomes += 1
             log.warning("an append's outcome is unknown", shards=[shard.number for shard in group], reason=str(error))
             for shard in group:
                 shard.settling = True

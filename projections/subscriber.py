@@ -67,6 +67,8 @@ class Lag(NamedTuple):
     """Shards that stand still, and the error each waits for."""
     failure: str
     """Why nothing is applied at all; empty if all is well."""
+    gap_reads: int
+    """How often the store was read for events that no push had brought."""
 
 
 @dataclass
@@ -116,6 +118,7 @@ class Subscriber:
         self._ended = ""
         self._waiters: dict[int, list[tuple[int, asyncio.Future[None]]]] = {}
         self._applied = 0
+        self._gap_reads = 0
         self._wake = asyncio.Event()
         self._stopping = False
         self._to_finish = False
@@ -175,6 +178,7 @@ class Subscriber:
             heads_age_s=self._clock() - self._heads_read_at,
             blocked={shard: trouble.reason for shard, trouble in dict(self._blocked).items()},
             failure=self._ended or (self._failure.reason if self._failure else ""),
+            gap_reads=self._gap_reads,
         )
 
     # Running
@@ -330,6 +334,7 @@ class Subscriber:
             # Pushes may have gone on meanwhile: what they brought is left out here.
             fresh = [record for record in records if record.position >= self._next[shard]]
             if fresh and fresh[0].position == self._next[shard]:
+                self._gap_reads += 1
                 self._queue += fresh
                 self._next[shard] = fresh[-1].position + 1
 

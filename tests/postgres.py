@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it says where it keeps its lock file
@@ -65,6 +69,19 @@ class Server:
 
     def stop(self) -> None:
         self._server.stop()
+
+    def pids(self) -> list[int]:
+        """The server's processes, the one that makes the others first."""
+        postmaster = psutil.Process(self.pid)
+        return [postmaster.pid, *(child.pid for child in postmaster.children(recursive=True))]
+
+    def end_at_once(self) -> None:
+        """As by pg_ctl stop -m immediate: what it had committed is recovered at its next start."""
+        os.kill(self.pid, signal.SIGQUIT)
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        psutil.wait_procs([psutil.Process(self.pid)] if psutil.pid_exists(self.pid) else [], timeout=10)
 
     def start(self) -> None:
         self._server.ensure_postgres_running()

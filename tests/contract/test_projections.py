@@ -208,8 +208,10 @@ class TestPushes:
         first, _lost, third = await history(log)
         runner.push(first)
         await settled(runner)
+        gap_reads = runner.lag().gap_reads
         runner.push(third)
         await settled(runner)
+        assert runner.lag().gap_reads > gap_reads
         touched = {record.shard for record in third}
         expected = await fold(store)
         found = await rows(read_models, set(expected))

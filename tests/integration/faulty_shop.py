@@ -1,7 +1,8 @@
-"""The shop, on a store whose writer stops its own process between UPDATE and COMMIT, or loses a commit's reply, once.
+"""The shop, on a store whose writer loses a commit's reply, once; on SQLite it may also stop between UPDATE and COMMIT.
 
 A test names it as its application; hosts import it, so the fault happens in their process. A file beside the store's
-says what is to happen; taking the file away is the first thing that the fault does, so it strikes once.
+(with PostgreSQL: in the directory that EVENTRAY_FAULTS names) says what is to happen; taking the file away is the first
+thing that the fault does, so it strikes once.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from actors import Aggregate, Command
 from actors.customers import Customer, Order
 from cluster import Application
 from projections.customers import CustomerProjection
 from store import Event, OutcomeUnknown
+from store.postgres import PostgresStore
+from store.records import ShardAppend
 from store.sqlite import SqliteStore
+
+FAULTS = "EVENTRAY_FAULTS"
 
 
 class Touched(Event):
@@ -50,6 +57,10 @@ def lost_reply_flag(store: Path) -> Path:
     return store.with_suffix(".lost")
 
 
+def postgres_lost_reply_flag() -> Path:
+    return Path(os.environ[FAULTS], "postgres.lost")
+
+
 def _taken(flag: Path) -> bool:
     try:
         flag.unlink()
@@ -67,3 +78,16 @@ def _faulty_commit(self: SqliteStore, connection: sqlite3.Connection) -> None:
 
 
 SqliteStore._commit = _faulty_commit  # type: ignore[method-assign]
+
+_insert = PostgresStore._insert
+
+
+async def _faulty_insert(self: PostgresStore, session: Any, appends: Sequence[ShardAppend]) -> set[int]:
+    fenced = await _insert(self, session, appends)
+    if FAULTS in os.environ and any(append.records for append in appends) and _taken(postgres_lost_reply_flag()):
+        session.terminate()
+        raise OutcomeUnknown("the reply was lost")
+    return fenced
+
+
+PostgresStore._insert = _faulty_insert  # type: ignore[method-assign]

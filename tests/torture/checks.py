@@ -275,7 +275,10 @@ def _decided_again(earlier: Placed, later: Placed, evidence: Evidence, history: 
     sending = _deciding(earlier)[-1]
     until_s = sending.answered_s or math.inf
     lost = any(sending.sent_s <= at_s <= until_s for at_s in evidence.losses.get(sending.driver, ()))
-    if not lost and not any(a - 1 <= until_s and sending.sent_s <= b + NOTICED_WITHIN_S for a, b in evidence.faults):
+    struck = any(
+        fault.from_s <= until_s and sending.sent_s <= fault.to_s + NOTICED_WITHIN_S for fault in evidence.faults
+    )
+    if not lost and not struck:
         return False
     first, last = history.known_at(later.row.shard, sending.sent_s), later.row.position - 1
     return any(_leaves_no_trace(sending, history, at) for at in history.changes(sending.wish, first, last))

@@ -118,6 +118,16 @@ class Row(NamedTuple):
         return str(self.metadata.get("command_id", ""))
 
 
+class Struck(NamedTuple):
+    """One fault that was carried out."""
+
+    kind: str
+    shards: frozenset[int]
+    """Those that were served by whom it struck."""
+    from_s: float
+    to_s: float
+
+
 @dataclass
 class Evidence:
     """All that is judged."""
@@ -135,8 +145,7 @@ class Evidence:
     readings: list[Reading] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
     """When each driver noticed that a call of its was lost."""
-    faults: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when something was wrong on purpose."""
+    faults: list[Struck] = field(default_factory=list)
 
 
 def read_drivers(evidence: Evidence, journals: Iterable[Path]) -> None:
@@ -169,7 +178,8 @@ def read_faults(evidence: Evidence, journal: Path) -> None:
     """Add what the nemesis did."""
     for line in read_journal(journal):
         if line["do"] == "fault":
-            evidence.faults.append((line["from_s"], line["to_s"]))
+            shards = frozenset(line.get("shards", ()))
+            evidence.faults.append(Struck(line["kind"], shards, line["from_s"], line["to_s"]))
 
 
 def read_sqlite(path: Path) -> Evidence:

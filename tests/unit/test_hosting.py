@@ -66,6 +66,16 @@ async def test_the_same_id_gets_its_first_receipt_for_ever(host: HostUnderTest) 
     assert len(await host.log()) == 2
 
 
+async def test_health_counts_duplicates_and_lost_replies(host: HostUnderTest) -> None:
+    host.store.after = once(lost_reply())
+    for _ in range(3):
+        await host.submit(ADA, "k-1")
+    async with asyncio.timeout(5):
+        while host.core.health().duplicates < 2:
+            await asyncio.sleep(0.01)
+    assert (host.core.health().duplicates, host.core.health().unknown_outcomes) == (2, 1)
+
+
 async def test_the_same_id_with_another_payload_is_refused(host: HostUnderTest) -> None:
     await host.submit(ADA, "k-1")
     other = await host.submit(CreateCustomer(customer_id="c-1", name="Eve", email="eve@example.com"), "k-1")

@@ -1,0 +1,267 @@
+"""The nemesis: carries out the faults that were drawn, each when its time comes, and journals what it did to whom.
+
+Faults overlap where they were drawn so. A fault that finds nobody to strike within some seconds is left out. Not here:
+drawing them (`schedule.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.integration.faulty_shop import lost_reply_flag, postgres_lost_reply_flag, stop_flag
+from tests.postgres import Server
+from tests.torture.ground import (
+    COORDINATOR,
+    HOST,
+    PROJECTIONS,
+    Actor,
+    Ground,
+    continue_process,
+    kill_process,
+    stop_process,
+)
+from tests.torture.journal import Journal
+from tests.torture.schedule import Fault, Strike
+
+FIND_WITHIN_S = 8.0
+NODE_AWAY_S = 2.0
+FLAG_TAKEN_WITHIN_S = 10.0
+IN_FLIGHT_WITHIN_S = 0.1
+
+Someone = TypeVar("Someone")
+
+
+class Nobody(Exception):
+    """There is nobody to strike."""
+
+
+class Nemesis:
+    """One run's faults."""
+
+    def __init__(self, ground: Ground, journal: Journal, assigned: Callable[[], Awaitable[dict[int, str]]]) -> None:
+        """`assigned` tells which host each shard is assigned to."""
+        self._ground = ground
+        self._journal = journal
+        self._assigned = assigned
+        self._stopped: set[int] = set()
+        """Processes that are to be continued."""
+        self._nodes_struck: set[str] = set()
+        self._database = asyncio.Lock()
+        self.server: Server | None = None
+        """The PostgreSQL server, where the store is on one."""
+        self.counts: Counter[Fault] = Counter()
+        self.missed: Counter[Fault] = Counter()
+        """Faults that found nobody."""
+        self.zombies = 0
+        """Stopped hosts that were gone before they were continued: somebody killed them."""
+
+    async def run(self, strikes: Sequence[Strike]) -> None:
+        """Carry out all of them; returns once the last one is over and nobody is stopped any more."""
+        began_s = time.monotonic()
+        under_way = []
+        try:
+            for strike in strikes:
+                await asyncio.sleep(max(0.0, began_s + strike.at_s - time.monotonic()))
+                under_way.append(asyncio.create_task(self._carry_out(strike)))
+            await asyncio.gather(*under_way)
+        finally:
+            for pid in self._stopped:
+                continue_process(pid)
+
+    async def _carry_out(self, strike: Strike) -> None:
+        ways: dict[Fault, Callable[[Strike], Awaitable[dict[str, Any]]]] = {
+            Fault.HOST_KILLED: self._kill_host,
+            Fault.HOST_STOPPED: self._stop_host,
+            Fault.COORDINATOR_KILLED: self._kill_coordinator,
+            Fault.PROJECTION_HOST_KILLED: self._kill_projection_host,
+            Fault.NODE_KILLED: self._kill_node,
+            Fault.NODE_STOPPED: self._stop_node,
+            Fault.DRIVER_KILLED: self._kill_driver,
+            Fault.REPLY_LOST: self._lose_reply,
+            Fault.COMMIT_STOPPED: self._stop_commit,
+            Fault.POSTGRES_RESTARTED: self._restart_postgres,
+            Fault.POSTGRES_HUNG: self._hang_postgres,
+        }
+        from_s = time.monotonic()
+        try:
+            struck = await ways[strike.fault](strike)
+        except Nobody:
+            self.missed[strike.fault] += 1
+            self._journal.write("missed", kind=strike.fault)
+            return
+        self.counts[strike.fault] += 1
+        self._journal.write("fault", kind=strike.fault, from_s=from_s, to_s=time.monotonic(), **struck)
+
+    # --- whom ---
+
+    async def _actor(self, role: str, chance: float) -> Actor:
+        """One of the actors of a class, as soon as there is one."""
+        return await _find(lambda: [actor for actor in self._ground.actors() if actor.role == role], chance)
+
+    async def _struck(self, host: Actor) -> dict[str, Any]:
+        owned = [shard for shard, name in (await self._assigned()).items() if name == host.name]
+        return {"victim": host.name, "shards": owned}
+
+    # --- hosts and the coordinator ---
+
+    async def _kill_host(self, strike: Strike) -> dict[str, Any]:
+        host = await self._actor(HOST, strike.chance)
+        struck = await self._struck(host)
+        if not kill_process(host.pid):
+            raise Nobody
+        return struck
+
+    async def _stop_host(self, strike: Strike) -> dict[str, Any]:
+        host = await self._actor(HOST, strike.chance)
+        struck = await self._struck(host)
+        if not await self._stop_for(host.pid, strike.lasts_s):
+            self.zombies += 1
+        return struck
+
+    async def _stop_for(self, pid: int, seconds: float) -> bool:
+        """Stop a process that long; whether it was still there at the end. Raises Nobody."""
+        if not stop_process(pid):
+            raise Nobody
+        self._stopped.add(pid)
+        await asyncio.sleep(seconds)
+        self._stopped.discard(pid)
+        return continue_process(pid)
+
+    async def _kill_coordinator(self, strike: Strike) -> dict[str, Any]:
+        coordinator = await self._actor(COORDINATOR, strike.chance)
+        if not kill_process(coordinator.pid):
+            raise Nobody
+        return {"victim": coordinator.name}
+
+    async def _kill_projection_host(self, strike: Strike) -> dict[str, Any]:
+        host = await self._actor(PROJECTIONS, strike.chance)
+        if not kill_process(host.pid):
+            raise Nobody
+        return {"victim": host.name}
+
+    # --- nodes ---
+
+    def _nodes(self) -> list[Any]:
+        """Nodes that may be struck: those that carry hosts, where there are such."""
+        free = [node for node in self._ground.nodes() if node.node_id not in self._nodes_struck]
+        carrying = {actor.node for actor in self._ground.actors() if actor.role == HOST}
+        return [node for node in free if node.node_id in carrying] or free
+
+    async def _on_node(self, node: Any) -> dict[str, Any]:
+        names = [actor.name for actor in self._ground.actors() if actor.node == node.node_id]
+        owned = [shard for shard, name in (await self._assigned()).items() if name in names]
+        return {"victim": node.node_id[:8], "actors": names, "shards": owned}
+
+    async def _kill_node(self, strike: Strike) -> dict[str, Any]:
+        """Kill a node's raylet, with which its actors die; a new node comes a little later."""
+        node = await _find(self._nodes, strike.chance)
+        struck = await self._on_node(node)
+        raylet = _raylet(node)
+        if not kill_process(raylet.pid):
+            raise Nobody
+        self._nodes_struck.add(node.node_id)
+        await asyncio.to_thread(raylet.wait)  # unreaped, it would count as alive to its workers
+        await asyncio.sleep(NODE_AWAY_S)
+        await self._ground.end_node(node)
+        return struck
+
+    async def _stop_node(self, strike: Strike) -> dict[str, Any]:
+        """Stop a node's raylet until Ray holds the node to be dead, whose actors live on; then let it learn of that."""
+        node = await _find(self._nodes, strike.chance)
+        struck = await self._on_node(node)
+        self._nodes_struck.add(node.node_id)
+        await self._stop_for(_raylet(node).pid, strike.lasts_s)
+        await asyncio.sleep(NODE_AWAY_S)
+        await self._ground.end_node(node)
+        return struck
+
+    # --- drivers ---
+
+    async def _kill_driver(self, strike: Strike) -> dict[str, Any]:
+        drivers = self._ground.drivers
+        number = await _find(
+            lambda: [each for each, process in drivers.items() if process.poll() is None], strike.chance
+        )
+        drivers[number].kill()
+        await asyncio.to_thread(drivers[number].wait)
+        self._ground.start_driver(number)
+        return {"victim": f"driver {number}"}
+
+    # --- the store ---
+
+    async def _lose_reply(self, _strike: Strike) -> dict[str, Any]:
+        on_sqlite = self.server is None
+        return await self._raise_flag(lost_reply_flag(self._store_file()) if on_sqlite else postgres_lost_reply_flag())
+
+    async def _stop_commit(self, _strike: Strike) -> dict[str, Any]:
+        struck = await self._raise_flag(stop_flag(self._store_file()))
+        self.zombies += 1  # only a killed one lets others write
+        return struck
+
+    async def _raise_flag(self, flag: Path) -> dict[str, Any]:
+        """Have the next commit of any host meet with a fault, which that host's process does to itself."""
+        flag.touch()
+        deadline_s = time.monotonic() + FLAG_TAKEN_WITHIN_S
+        while flag.exists():
+            if time.monotonic() > deadline_s:
+                flag.unlink(missing_ok=True)
+                raise Nobody
+            await asyncio.sleep(0.02)
+        return {"victim": "whichever host committed next"}
+
+    async def _restart_postgres(self, strike: Strike) -> dict[str, Any]:
+        async with self._database:
+            server = self._running_server()
+            pids = server.pids()
+            for pid in pids:  # so that commits are under way when it ends
+                if stop_process(pid):
+                    self._stopped.add(pid)
+            await asyncio.sleep(IN_FLIGHT_WITHIN_S)
+            server.end_at_once()
+            for pid in pids:
+                self._stopped.discard(pid)
+                continue_process(pid)
+            await asyncio.to_thread(server.wait)
+            await asyncio.sleep(strike.lasts_s)
+            await asyncio.to_thread(server.start)
+        return {"victim": "PostgreSQL"}
+
+    async def _hang_postgres(self, strike: Strike) -> dict[str, Any]:
+        async with self._database:
+            pids = self._running_server().pids()
+            for pid in pids:
+                if stop_process(pid):
+                    self._stopped.add(pid)
+            await asyncio.sleep(strike.lasts_s)
+            for pid in pids:
+                self._stopped.discard(pid)
+                continue_process(pid)
+        return {"victim": "PostgreSQL"}
+
+    def _running_server(self) -> Server:
+        if self.server is None:
+            raise Nobody
+        return self.server
+
+    def _store_file(self) -> Path:
+        return Path(self._ground.store.removeprefix("sqlite:///"))
+
+
+async def _find(those_there: Callable[[], Sequence[Someone]], chance: float) -> Someone:
+    """One of those who are there, by chance; waits for a while where nobody is. Raises Nobody."""
+    deadline_s = time.monotonic() + FIND_WITHIN_S
+    while not (found := list(those_there())):
+        if time.monotonic() > deadline_s:
+            raise Nobody
+        await asyncio.sleep(0.1)
+    return found[int(chance * len(found))]
+
+
+def _raylet(node: Any) -> Any:
+    """The process of a node's raylet, as its parent holds it."""
+    return node.all_processes["raylet"][0].process
