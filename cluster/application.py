@@ -20,6 +20,7 @@ from actors.aggregate import Aggregate
 from actors.customers import Customer, Order
 from actors.registry import AggregateRegistry
 from projections.customers import CustomerProjection
+from projections.handler import Handler
 from projections.projection import Projection
 from store.errors import EventrayError, InvalidValue
 
@@ -32,13 +33,13 @@ class NoSuchApplication(EventrayError):
 
 
 class Application:
-    """The aggregates and projections that a runtime serves; a value, equal to another of the same classes."""
+    """The aggregates, projections and handlers that a runtime serves; a value, equal to another of the same classes."""
 
     def __init__(
         self,
         aggregates: Iterable[type[Aggregate]],
         projections: Iterable[type[Projection]] = (),
-        handlers: Iterable[type] = (),
+        handlers: Iterable[type[Handler]] = (),
     ) -> None:
         """Raises InvalidValue where the classes contradict each other or can't work, whichever it is first."""
         self.aggregates = tuple(dict.fromkeys(aggregates))
@@ -78,29 +79,43 @@ class Application:
         known = ", ".join(projection.name for projection in self.projections)
         raise InvalidValue("projection", repr(name), f"one of {known or 'none at all'} was expected")
 
+    def make_handlers(self) -> tuple[Handler, ...]:
+        """Make the handlers, here, where their settings are. Raises what their `__init__` raises."""
+        return tuple(handler() for handler in self.handlers)
+
+    def handler(self, name: str) -> type[Handler]:
+        """Return the handler of this name. Raises InvalidValue if there is none."""
+        for handler in self.handlers:
+            if handler.name == name:
+                return handler
+        known = ", ".join(handler.name for handler in self.handlers)
+        raise InvalidValue("handler", repr(name), f"one of {known or 'none at all'} was expected")
+
     def _check(self) -> None:
         for kind, base, classes in (
             ("aggregates", Aggregate, self.aggregates),
             ("projections", Projection, self.projections),
+            ("handlers", Handler, self.handlers),
         ):
             for cls in classes:
                 if not (isinstance(cls, type) and issubclass(cls, base)):
                     raise InvalidValue(kind, repr(cls), f"give classes derived from {base.__name__}")
         if not self.aggregates:
             raise InvalidValue("aggregates", "()", "name at least one")
-        if self.handlers:
-            raise InvalidValue("handlers", repr(self.handlers), "this version of Eventray runs none: leave them out")
-        names = [projection.name for projection in self.projections]
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidValue("projections", name, "two have this name: give one of them another")
+        names = [projection.name for projection in self.projections] + [handler.name for handler in self.handlers]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                kind = "projections" if place < len(self.projections) else "handlers"
+                raise InvalidValue(kind, name, "two have this name: give one of them another")
         known_events = self.registry.events.types
-        for event_class in {event for projection in self.projections for event in projection.event_methods()}:
-            known = known_events.get(event_class.event_type)
-            if known is None and not event_class.__subclasses__():
-                raise InvalidValue(
-                    "projections", event_class.__name__, "no aggregate of the application has a method for this event"
-                )
+        methods = [("projections", set(each.event_methods())) for each in self.projections]
+        methods += [("handlers", set(each.event_methods())) for each in self.handlers]
+        for kind, event_classes in methods:
+            for event_class in event_classes:
+                known = known_events.get(event_class.event_type)
+                if known is None and not event_class.__subclasses__():
+                    remedy = "no aggregate of the application has a method for this event"
+                    raise InvalidValue(kind, event_class.__name__, remedy)
 
 
 def default_application() -> Application:

@@ -25,6 +25,7 @@ from cluster.ray_edge import COORDINATOR
 from cluster.settings import Settings
 from cluster.signature import signature_of
 from cluster.status import RuntimeStatus
+from projections.handler import Handler
 from projections.host import ProjectionPlan
 from projections.subscriber import SubscriberLimits
 from store.errors import EventrayError, StoreHeld
@@ -52,6 +53,8 @@ class RuntimePlan:
     """Where the store's file is, as `store.process.machine` names it; None: any machine reaches the store."""
     detached: bool = False
     """Whether it runs until it is told to end; else it ends with the process that opened it."""
+    handlers: tuple[Handler, ...] = field(default=(), repr=False)
+    """As the opener's environment made them; they may hold passwords."""
 
 
 class Coordinator:
@@ -179,4 +182,5 @@ def _projection_plan(plan: RuntimePlan, shards: int, _name: str) -> ProjectionPl
         events=tuple(plan.application.registry.events.types.values()),
         shards=shards,
         limits=SubscriberLimits(),
+        handlers=plan.handlers,
     )

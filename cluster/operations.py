@@ -205,6 +205,7 @@ class Operations:
 
         Raises InvalidValue; RestoredBehind where the log was restored to before its progress; StoreUnavailable.
         """
+        self._check_free(name)
         return await self._ports.subscriptions.subscribe(event_type, handler, name, start)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
@@ -218,6 +219,7 @@ class Operations:
 
         Ends with the runtime. Raises what `subscribe` does.
         """
+        self._check_free(name)
         return self._ports.subscriptions.stream(event_type, name, start)
 
     async def load(
@@ -279,6 +281,11 @@ class Operations:
         return min(loop.time() - began_s, patience_s - 0.001)
 
     # --- reading what was written ---
+
+    def _check_free(self, name: str | None) -> None:
+        """Progress is kept by name: two under one would each leave out what the other took."""
+        if name in {handler.name for handler in self.application.handlers}:
+            raise InvalidValue("name", repr(name), "a handler of the application has it: give another")
 
     def _check_projection(self, projection: type[Projection]) -> None:
         if projection not in self._ports.application.projections:

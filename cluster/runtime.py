@@ -138,9 +138,9 @@ class Runtime(Operations):
             await connected(address, base.settings, ending)
             namespace = namespace_of(base.store.store_id)
             on = machine() if parsed_url(url).scheme == "sqlite" else None
-            plan = RuntimePlan(
-                url, namespace, this_holder(detached), hosts, base.application, base.settings, on, detached
-            )
+            handlers = base.application.make_handlers()
+            holder, served = this_holder(detached), (base.application, base.settings)
+            plan = RuntimePlan(url, namespace, holder, hosts, *served, on, detached, handlers)
             coordinator, joined = await _join_or_start(plan, ending)
             transport = RayTransport(namespace)
             ports = base.ports(transport, RayFollowers(transport, coordinator), ending)

@@ -21,10 +21,9 @@ from cluster.settings import Settings
 from cluster.spreading import Node
 from cluster.supervision import ProcessLost
 from cluster.transport import HostGone
+from projections.following import Following
 from projections.listening import Listeners
-from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
-from projections.subscriber import Subscriber
 from store.identity import uuid7
 from store.ports import EventStore
 from store.records import EventRecord
@@ -140,25 +139,20 @@ class LocalFollowers:
     """The projections' subscribers in this process; see `Processes` and `Followers`."""
 
     def __init__(self, store: EventStore, read_models: ReadModels, application: Application) -> None:
-        self._subscribers = {
-            projection.name: Subscriber(
-                store, ProjectionSink(read_models, projection, application.registry.events), range(store.shards)
-            )
-            for projection in application.projections
-        }
+        handlers = application.make_handlers()
+        events = application.registry.events
+        self._following = Following(store, read_models, application.projections, handlers, events)
         self._listeners: Listeners[list[EventRecord]] = Listeners()
-        self._tasks: list[asyncio.Task[None]] = []
 
     def push(self, records: list[EventRecord]) -> None:
-        for subscriber in self._subscribers.values():
-            subscriber.push(records)
+        self._following.push(records)
         self._listeners.push(records)
 
     async def listen(self, listener: str, timeout_s: float) -> list[EventRecord]:
         return [record for records in await self._listeners.listen(listener, timeout_s) for record in records]
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
-        await self._subscribers[projection].wait_for(shard, position, timeout_s)
+        await self._following.wait_for(projection, shard, position, timeout_s)
 
     async def adopt(self) -> dict[str, str]:
         return {}
@@ -167,9 +161,7 @@ class LocalFollowers:
         """There is one set of subscribers; it begins when opened."""
 
     async def open(self, name: str) -> str:
-        for subscriber in self._subscribers.values():
-            await subscriber.start()
-            self._tasks.append(asyncio.create_task(subscriber.run()))
+        await self._following.start()
         return HERE.node_id
 
     async def health(self, name: str) -> HostHealth | None:
@@ -180,12 +172,7 @@ class LocalFollowers:
         return f"{name} does not end by itself"
 
     async def stop(self, name: str) -> None:
-        for subscriber in self._subscribers.values():
-            subscriber.stop()
-        await asyncio.gather(*self._tasks)
+        await self._following.stop()
 
     async def kill(self, name: str) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._following.abandon()

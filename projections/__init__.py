@@ -2,7 +2,18 @@
 
 from projections.changes import Changes
 from projections.columns import Moment, Money
-from projections.errors import ConsistencyTimeout
+from projections.errors import ConsistencyTimeout, RetryLater, Undeliverable
+from projections.handler import Handler, Policy
 from projections.projection import Projection
 
-__all__ = ["Changes", "ConsistencyTimeout", "Moment", "Money", "Projection"]
+__all__ = [
+    "Changes",
+    "ConsistencyTimeout",
+    "Handler",
+    "Moment",
+    "Money",
+    "Policy",
+    "Projection",
+    "RetryLater",
+    "Undeliverable",
+]

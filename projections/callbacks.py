@@ -97,6 +97,9 @@ class CallbackSink:
         )
         return Taken(applied, positions, failed)
 
+    async def tend(self) -> dict[int, int]:
+        return {}
+
     def stop(self) -> None:
         """Take no further event, and count one that the function now fails at as not taken."""
         self._stopping = True

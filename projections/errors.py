@@ -105,3 +105,55 @@ class NotFollowed(EventrayError):
 
     def __init__(self, projection: str, shard: int) -> None:
         super().__init__(projection, shard)
+
+
+class RetryLater(EventrayError):
+    """{0}; to be tried again in {1} s.
+
+    For handlers to raise: the next attempt waits at least so long.
+    """
+
+    def __init__(self, reason: str, after_s: float) -> None:
+        super().__init__(reason, after_s)
+        self.after_s = after_s
+
+
+class Undeliverable(EventrayError):
+    """{0}; no later attempt could do better.
+
+    For handlers to raise: the event is parked or skipped at once, as the policy says.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class CallTimedOut(EventrayError):
+    """It took longer than {0} s."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+
+
+class CallInterrupted(EventrayError):
+    """Another call has blocked the event loop of handler {0}: this one is tried again on a new one."""
+
+    def __init__(self, handler: str) -> None:
+        super().__init__(handler)
+
+
+class HandlerStuck(EventrayError):
+    """{1} calls of handler {0} have not returned: it stands still until one does, or its process is started again."""
+
+    def __init__(self, handler: str, calls: int) -> None:
+        super().__init__(handler, calls)
+
+
+class TooManyParked(EventrayError):
+    """Handler {0} has parked {1} keys, as many as it may, and stands still at {4} ({2} version {3}): {5}
+
+    Retry or discard some (`eventray dead-letters`), or allow more.
+    """
+
+    def __init__(self, handler: str, parked: int, stream: str, version: int, event_type: str, reason: str) -> None:
+        super().__init__(handler, parked, stream, version, event_type, reason)

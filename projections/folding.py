@@ -12,7 +12,8 @@ from sqlalchemy import Table
 
 from projections.changes import NO_ROWS, Changes, Key, Rows
 from projections.errors import ProjectionFailed
-from projections.projection import EventMethod, Projection
+from projections.event_methods import by_stored_name
+from projections.projection import Projection
 from store.codec import EventRegistry
 from store.errors import EventrayError
 from store.events import Event
@@ -33,12 +34,7 @@ class Folder:
         """Raises InvalidValue where a method of the projection is none for its type."""
         methods = projection.event_methods()
         self._projection = projection()
-        self._events = EventRegistry({*events.types.values(), *(kind for kind in methods if not kind.__subclasses__())})
-        self._methods: dict[str, EventMethod] = {}
-        for name, event_class in self._events.types.items():
-            method = next((methods[base] for base in event_class.__mro__ if base in methods), None)
-            if method is not None:
-                self._methods[name] = method
+        self._events, self._methods = by_stored_name(events, methods)
         self.reads_rows = type(self._projection).reads is not Projection.reads
         """Whether the projection looks at rows."""
 

@@ -1,4 +1,4 @@
-"""The Ray actor that follows the log for all projections: a thin shell around `Subscriber` (`subscriber.py`).
+"""The Ray actor that follows the log for all projections and handlers: a thin shell around `following.py`.
 
 What it is pushed it also hands on to those who listen: the subscriptions of drivers.
 
@@ -18,11 +18,13 @@ import ray
 import structlog
 
 from projections.errors import NotFollowed
+from projections.following import Following
+from projections.handler import Handler
+from projections.handler_sink import HandlerState
 from projections.listening import Listeners
 from projections.projection import Projection
-from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
-from projections.subscriber import Lag, Subscriber, SubscriberLimits
+from projections.subscriber import Lag, SubscriberLimits
 from store.codec import EventRegistry
 from store.events import Event
 from store.logs import configure_logs
@@ -48,6 +50,8 @@ class ProjectionPlan:
     shards: int
     """For its title only; the store knows."""
     limits: SubscriberLimits
+    handlers: tuple[Handler, ...] = field(default=(), repr=False)
+    """They may hold passwords."""
 
     @property
     def title(self) -> str:
@@ -60,6 +64,8 @@ class ProjectionHealth(NamedTuple):
     """How a projection host is."""
 
     lags: list[Lag]
+    handlers: list[HandlerState]
+    """Also those that are off, and why."""
 
 
 class ProjectionHost:
@@ -73,8 +79,7 @@ class ProjectionHost:
         self._title = plan.title
         self._store: EventStore | None = None
         self._read_models: ReadModels | None = None
-        self._subscribers: dict[str, Subscriber] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._following: Following | None = None
         self._listeners: Listeners[bytes] = Listeners()
 
     def __repr__(self) -> str:
@@ -87,35 +92,25 @@ class ProjectionHost:
         """
         if self._store is not None:
             return
-        store = await open_store(self._plan.store_url, create=False)
-        read_models = ReadModels(self._plan.store_url)
-        events = EventRegistry(self._plan.events)
-        shards, limits = range(store.shards), self._plan.limits
-        subscribers = {
-            projection.name: Subscriber(store, ProjectionSink(read_models, projection, events), shards, limits=limits)
-            for projection in self._plan.projections
-        }
+        plan = self._plan
+        store = await open_store(plan.store_url, create=False)
+        read_models = ReadModels(plan.store_url)
         try:
-            for subscriber in subscribers.values():
-                await subscriber.start()
+            events = EventRegistry(plan.events)
+            following = Following(store, read_models, plan.projections, plan.handlers, events, plan.limits)
+            await following.start()
         except BaseException:
             await read_models.close()
             await store.close()
             raise
-        self._store, self._read_models, self._subscribers = store, read_models, subscribers
+        self._store, self._read_models, self._following = store, read_models, following
         gc.set_threshold(*GC_THRESHOLDS)
-        self._tasks = {
-            name: asyncio.create_task(subscriber.run(), name=name) for name, subscriber in subscribers.items()
-        }
-        for task in self._tasks.values():
-            task.add_done_callback(_log_end)
 
     async def push(self, blob: bytes) -> None:
         """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
         self._listeners.push(blob)
-        records = [EventRecord._make(fields) for fields in msgpack.unpackb(blob)]
-        for subscriber in self._subscribers.values():
-            subscriber.push(records)
+        if self._following is not None:
+            self._following.push([EventRecord._make(fields) for fields in msgpack.unpackb(blob)])
 
     async def listen(self, name: str, timeout_s: float) -> list[bytes]:
         """Return what was pushed here since the last call under this name; see `Listeners.listen`."""
@@ -126,18 +121,18 @@ class ProjectionHost:
 
         Raises ConsistencyTimeout past `timeout_s`, NotFollowed for a projection or shard that isn't followed here.
         """
-        subscriber = self._subscribers.get(projection)
-        if subscriber is None:
+        if self._following is None:
             raise NotFollowed(projection, shard)
-        await subscriber.wait_for(shard, position, timeout_s)
+        await self._following.wait_for(projection, shard, position, timeout_s)
 
     @ray.method(concurrency_group="health")
     async def health(self) -> ProjectionHealth:
-        """Say how it is, also while its event loop is blocked. Raises RuntimeError where a projection has ended."""
-        for name, task in dict(self._tasks).items():
-            if task.done():
-                raise RuntimeError(f"{name}: {self._subscribers[name].lag().failure or 'it has been stopped'}")
-        return ProjectionHealth([subscriber.lag() for subscriber in dict(self._subscribers).values()])
+        """Say how it is, also while its event loop is blocked. Raises RuntimeError where a subscriber has ended."""
+        if self._following is None:
+            return ProjectionHealth([], [])
+        if ended := self._following.ended():
+            raise RuntimeError(ended)
+        return ProjectionHealth(self._following.lags(), self._following.handlers())
 
     async def ended(self) -> None:
         """Never return: whoever waits for it learns at once that the process is gone."""
@@ -145,17 +140,9 @@ class ProjectionHost:
 
     async def stop(self) -> None:
         """Finish the steps under way, then let go of the store and the read models."""
-        for subscriber in self._subscribers.values():
-            subscriber.finish()
-        tasks, self._tasks = self._tasks, {}
-        if tasks:
-            await asyncio.wait(tasks.values())
+        if self._following is not None:
+            await self._following.stop()
         if self._read_models is not None:
             await self._read_models.close()
         if self._store is not None:
             await self._store.close()
-
-
-def _log_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a projection has ended", projection=task.get_name(), exc_info=error)

@@ -7,26 +7,16 @@ that a replay of the log gives the same read model. Not here: following the log 
 
 from __future__ import annotations
 
-import inspect
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from sqlalchemy import ARRAY, Constraint, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 
-from projections.changes import Changes, Key
+from projections.changes import Key
+from projections.event_methods import EventMethod, methods_of
 from projections.tables import RESERVED
 from store.errors import InvalidValue
 from store.events import Event
-
-
-class EventMethod(NamedTuple):
-    """A method that events are handed to."""
-
-    function: Callable[[Any, Any, Changes], None]
-    takes_many: bool
-    """It gets a sequence of events that follow on each other, instead of one."""
 
 
 class Projection:
@@ -88,19 +78,7 @@ class Projection:
         (Not said when the class is made: one that travels to another process by value is made there empty at first.)
         """
         cls._check()
-        found: dict[type[Event], EventMethod] = {}
-        for method, event_class in _annotated(cls):
-            function = method.function
-            if event_class in found:
-                other = found[event_class].function.__qualname__
-                remedy = f"{other} is annotated with {event_class.__name__} too: leave one"
-                raise InvalidValue("method", function.__qualname__, remedy)
-            if inspect.iscoroutinefunction(function) or len(inspect.signature(function).parameters) != 3:
-                raise InvalidValue("method", function.__qualname__, "make it a plain function of an event and changes")
-            found[event_class] = method
-        if not found:
-            raise InvalidValue("projection", cls.name, "annotate a method's first parameter with an event type")
-        return found
+        return methods_of(cls, Projection, 3, "a plain function of an event and changes")
 
     @classmethod
     def _check(cls) -> None:
@@ -141,30 +119,3 @@ def _of_version(table: Table, metadata: MetaData, suffix: str) -> Table:
             if isinstance(item, Index | UniqueConstraint | PrimaryKeyConstraint):
                 item.name = f"{item.name}{suffix}"
     return copy
-
-
-def _annotated(projection_class: type) -> Iterator[tuple[EventMethod, type[Event]]]:
-    """Yield each function whose first parameter is annotated with an event type, once for each of these."""
-    for name in dir(projection_class):
-        function = inspect.getattr_static(projection_class, name)
-        if not isinstance(function, types.FunctionType) or name in vars(Projection) or name in vars(object):
-            continue
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-        if parameters and parameters[0].annotation is not inspect.Parameter.empty:
-            annotation = _resolved(function, parameters[0])
-            takes_many = typing.get_origin(annotation) in (Sequence, list)
-            if takes_many:
-                (annotation,) = typing.get_args(annotation)
-            union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-            for kind in typing.get_args(annotation) if union else (annotation,):
-                if isinstance(kind, type) and issubclass(kind, Event):
-                    yield EventMethod(function, takes_many), kind
-
-
-def _resolved(function: types.FunctionType, parameter: inspect.Parameter) -> Any:
-    holder = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
-    try:
-        return typing.get_type_hints(holder, globalns=function.__globals__)[parameter.name]
-    except NameError as error:
-        remedy = f"{error}: import it at the top of its module, not under TYPE_CHECKING or in a function"
-        raise InvalidValue("method", f"{function.__qualname__}({parameter})", remedy) from error

@@ -60,6 +60,9 @@ class ProjectionSink:
                 by_shard.setdefault(record.shard, []).append(record)
             return _together([await self._up_to_the_first_that_fails(records) for records in by_shard.values()])
 
+    async def tend(self) -> dict[int, int]:
+        return {}
+
     async def _apply(self, batch: Sequence[EventRecord]) -> Taken:
         """Raises ProjectionFailed and ReadModelRejected where an event can't be applied."""
         changes = await self._changes(batch)

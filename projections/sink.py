@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 from store.errors import EventrayError
 from store.records import Checkpoint, EventRecord
 
+NO_DELAYS: Mapping[int, float] = {}
+
 
 class Taken(NamedTuple):
     """What a sink did with a batch."""
@@ -22,6 +24,8 @@ class Taken(NamedTuple):
     than from the checkpoint to there: somebody else has moved it."""
     failed: dict[int, EventrayError]
     """Shards whose next event can't be taken, and why: they are tried again later, ever more slowly."""
+    again_in_s: Mapping[int, float] = NO_DELAYS
+    """When to try those again, where the sink says so."""
 
 
 class Sink(Protocol):
@@ -50,5 +54,12 @@ class Sink(Protocol):
         """Take records: of each shard the next ones after its checkpoint, in order; move the checkpoints.
 
         An error that it raises holds up all shards: the batch is taken again later, ever more slowly.
+        """
+        ...
+
+    async def tend(self) -> dict[int, int]:
+        """Look after what is in no batch; called about once a second, between takes.
+
+        Returns the checkpoints that somebody else has put elsewhere: the subscriber goes on from there.
         """
         ...

@@ -80,10 +80,18 @@ class Trouble:
     retry_at: float
 
     @classmethod
-    def after(cls, earlier: Trouble | None, error: EventrayError, now: float, limits: SubscriberLimits) -> Trouble:
-        """The next trouble, tried again after twice the time."""
+    def after(
+        cls,
+        earlier: Trouble | None,
+        error: EventrayError,
+        now: float,
+        limits: SubscriberLimits,
+        delay_s: float | None = None,
+    ) -> Trouble:
+        """The next trouble, tried again after twice the time, or after `delay_s`."""
         attempts = earlier.attempts + 1 if earlier else 1
-        delay_s: float = min(limits.retry_max_s, limits.retry_first_s * 2 ** min(attempts - 1, 20))
+        if delay_s is None:
+            delay_s = min(limits.retry_max_s, limits.retry_first_s * 2 ** min(attempts - 1, 20))
         return cls(str(error), attempts, now + delay_s)
 
 
@@ -237,6 +245,7 @@ class Subscriber:
         now = self._clock()
         due = [shard for shard, trouble in self._blocked.items() if trouble.retry_at <= now]
         if now - self._heads_read_at >= self._limits.heads_interval_s:
+            self._go_on_from(await self.sink.tend())
             await self._compare_heads()
         await self._read_missing(due)
         batch = self._queue[: self._limits.batch_size_max]
@@ -346,9 +355,8 @@ class Subscriber:
         done: dict[int, int] = {}
         for shard, position in taken.positions.items():
             if shard in taken.failed:
-                self._blocked[shard] = Trouble.after(
-                    self._blocked.get(shard), taken.failed[shard], self._clock(), self._limits
-                )
+                earlier, delay_s = self._blocked.get(shard), taken.again_in_s.get(shard)
+                self._blocked[shard] = Trouble.after(earlier, taken.failed[shard], self._clock(), self._limits, delay_s)
                 self._go_on_from({shard: position})
             elif first[shard] - 1 <= position <= last[shard]:
                 done[shard] = position

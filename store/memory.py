@@ -213,8 +213,9 @@ class MemoryStore:
         kept = self._content.checkpoints.items()
         return {shard: checkpoint for (name, shard), checkpoint in kept if name == subscriber}
 
-    async def parked(self, handler: str | None = None) -> list[ParkedKey]:
+    async def parked(self, handler: str | None = None, wished: bool = False) -> list[ParkedKey]:
         rows = [row for row in self._content.parked.values() if handler in (None, row.handler)]
+        rows = [row for row in rows if row.wish or not wished]
         return sorted(rows, key=lambda row: (row.handler, row.parked_at, row.partition_key))
 
     async def advance(

@@ -19,11 +19,13 @@ KEYS_AT_ONCE = 500
 """In one IN list: databases bound the number of parameters."""
 
 
-async def read(connection: AsyncConnection, handler: str | None) -> list[ParkedKey]:
+async def read(connection: AsyncConnection, handler: str | None, wished: bool) -> list[ParkedKey]:
     """See `Parking.parked`."""
     query = select(parked_keys).order_by(parked_keys.c.handler, parked_keys.c.parked_at, parked_keys.c.partition_key)
     if handler is not None:
         query = query.where(parked_keys.c.handler == handler)
+    if wished:
+        query = query.where(parked_keys.c.wish != "")
     return [ParkedKey(*row) for row in await connection.execute(query)]
 
 

@@ -187,8 +187,8 @@ class Parking(Protocol):
         """Return a subscriber's checkpoints, by shard; none where it has never started."""
         ...
 
-    async def parked(self, handler: str | None = None) -> list[ParkedKey]:
-        """Return what a handler, or any, has parked: by handler, the oldest first."""
+    async def parked(self, handler: str | None = None, wished: bool = False) -> list[ParkedKey]:
+        """Return what a handler, or any, has parked, the oldest first; with `wished` only what somebody wants done."""
         ...
 
     async def advance(

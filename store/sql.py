@@ -178,8 +178,8 @@ class SqlStore(ABC):
     async def checkpoints(self, subscriber: str) -> dict[int, Checkpoint]:
         return await self._read(partial(checkpoints.read, subscriber=subscriber))
 
-    async def parked(self, handler: str | None = None) -> list[ParkedKey]:
-        return await self._read(partial(parking.read, handler=handler))
+    async def parked(self, handler: str | None = None, wished: bool = False) -> list[ParkedKey]:
+        return await self._read(partial(parking.read, handler=handler, wished=wished))
 
     async def advance(
         self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]

@@ -23,8 +23,8 @@ class Forwarding:
     async def checkpoints(self, subscriber: str) -> dict[int, Checkpoint]:
         return await self.inner.checkpoints(subscriber)
 
-    async def parked(self, handler: str | None = None) -> list[ParkedKey]:
-        return await self.inner.parked(handler)
+    async def parked(self, handler: str | None = None, wished: bool = False) -> list[ParkedKey]:
+        return await self.inner.parked(handler, wished)
 
     async def advance(
         self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from cluster.cli.dead_letters import dead_letters
 from cluster.cli.demonstrating import demo
 from cluster.cli.living import down, up
 from cluster.cli.reading import events, query, show
@@ -32,6 +33,7 @@ main = typer.Typer(
 )
 for verb in (demo, submit, query, events, show, replay, up, down, status, scale, rebalance):
     main.command()(verb)
+main.add_typer(dead_letters, name="dead-letters")
 main.add_typer(schema, name="schema")
 main.add_typer(store, name="store")
 main.add_typer(audit, name="audit")

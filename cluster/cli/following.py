@@ -58,3 +58,6 @@ class ShowingSink:
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         self.show(batch)
         return Taken(len(batch), {record.shard: record.position for record in batch}, {})
+
+    async def tend(self) -> dict[int, int]:
+        return {}

@@ -14,6 +14,7 @@ import typer
 
 from cluster.application import Application, application_of
 from cluster.cli.console import ProgressWatcher, complain, print_json, progress_bars
+from cluster.cli.dead_letters import replay_handler
 from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
 from store.archive import Progress
 from store.backup import back_up, server_command
@@ -39,6 +40,13 @@ Archive = Annotated[
 ]
 Shards = Annotated[
     int | None, typer.Option("--shards", min=1, help="How many shards a new store gets. Default: as many as it had.")
+]
+Handler = Annotated[
+    str | None, typer.Option("--handler", metavar="NAME", help="Let this handler take events again, from --from on.")
+]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="WHERE", help="beginning, now, or when the events were written (UTC unless said)."),
 ]
 
 
@@ -136,8 +144,17 @@ def audit_store(store: Store, app: App = None, json: Json = False) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def replay(store: Store, app: App = None, json: Json = False) -> None:
-    """Fold every aggregate with today's code; print events/s and counts. If any can't be folded the exit code is 1."""
+def replay(store: Store, handler: Handler = None, from_: From = None, app: App = None, json: Json = False) -> None:
+    """Fold every aggregate with today's code; print events/s and counts. If any can't be folded the exit code is 1.
+
+    No handler sees any of it. With --handler NAME --from WHERE nothing is folded: that handler takes events again, or
+    leaves some out, and goes on from there; a running runtime begins within about a second, else the next one does.
+    """
+    if (handler is None) != (from_ is None):
+        raise typer.BadParameter("give --handler and --from together")
+    if handler is not None and from_ is not None:
+        replay_handler(store, app, handler, from_, json)
+        return
     from cluster import replaying  # here, so that the other verbs needn't wait for Ray's import
 
     with progress_bars() as watcher:

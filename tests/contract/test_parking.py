@@ -87,6 +87,7 @@ async def test_what_is_wished_is_kept_and_makes_the_row_another(begun: EventStor
     await begun.advance("hook", [Advance(0, 4, 5, b"five")], rows[2:], {})
     assert await begun.wish("mail", ["a", "c"], "retry") == 1
     assert [row.wish for row in await begun.parked("mail")] == ["retry", ""]
+    assert [row.partition_key for row in await begun.parked("mail", wished=True)] == ["a"]
     assert await begun.wish("mail", None, "discard") == 2
     assert {row.wish for row in await begun.parked("mail")} == {"discard"}
     assert not await begun.keep_parked(rows[0]._replace(wish="retry"), rows[0])

@@ -52,6 +52,9 @@ class ListSink:
         shards = {record.shard for record in batch}
         return Taken(applied, {shard: self.checkpoints[shard].position for shard in shards}, failed)
 
+    async def tend(self) -> dict[int, int]:
+        return {}
+
     def positions(self, shard: int) -> list[int]:
         return [record.position for record in self.taken if record.shard == shard]
 

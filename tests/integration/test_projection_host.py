@@ -106,8 +106,10 @@ async def test_health_raises_once_a_projection_has_ended(url: str, store: EventS
     host = host_for(url)
     await host.open()
     assert [lag.failure for lag in (await health(host)).lags] == [""]
-    host._subscribers["CustomerProjection"].stop()
-    await host._tasks["CustomerProjection"]
+    following = host._following
+    assert following is not None
+    following._subscribers["CustomerProjection"].stop()
+    await following._tasks["CustomerProjection"]
     with pytest.raises(RuntimeError, match="CustomerProjection"):
         await health(host)
     await host.stop()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from ray import cloudpickle
 
-from actors.customers import Customer, Order
+from actors.customers import Customer, CustomerCreated, Order
 from cluster.application import Application, NoSuchApplication, application_of, default_application, load_application
+from projections import Handler
 from projections.customers import CustomerProjection
-from store import InvalidValue
+from store import Event, InvalidValue
 
 SCRIPT = """
 from __future__ import annotations
@@ -66,8 +68,48 @@ def test_contradictions_are_refused_when_it_is_made() -> None:
         Application(aggregates=[])
     with pytest.raises(InvalidValue, match="derived from Aggregate"):
         Application(aggregates=[CustomerProjection])  # type: ignore[list-item]
-    with pytest.raises(InvalidValue, match="leave them out"):
-        Application(aggregates=[Customer, Order], handlers=[object])
+    with pytest.raises(InvalidValue, match="derived from Handler"):
+        Application(aggregates=[Customer, Order], handlers=[object])  # type: ignore[list-item]
+    for name in ("Mail", "CustomerProjection"):
+        handlers = [handler_named("Mail"), handler_named(name)]
+        with pytest.raises(InvalidValue, match="two have this name"):
+            Application(aggregates=[Customer, Order], projections=[CustomerProjection], handlers=handlers)
+
+
+def handler_named(handler_name: str) -> type[Handler]:
+    class Named(Handler, name=handler_name):
+        def on_created(self, event: CustomerCreated) -> None: ...
+
+    return Named
+
+
+class Unheard(Event):
+    """No aggregate knows it."""
+
+
+class ManyAtOnce(Handler):
+    def on_created(self, events: Sequence[CustomerCreated]) -> None: ...
+
+
+class OfAnother(Handler):
+    def on_other(self, event: Unheard) -> None: ...
+
+
+class WithoutAny(Handler):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (ManyAtOnce, "one event at a time"),
+        (OfAnother, "no aggregate of the application"),
+        (WithoutAny, "annotate a method's first parameter"),
+    ],
+)
+def test_methods_of_handlers_are_checked_when_it_is_made(handler: type[Handler], words: str) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        Application(aggregates=[Customer, Order], handlers=[handler])
 
 
 def test_it_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

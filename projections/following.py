@@ -1,0 +1,133 @@
+"""All that an application derives from the log, followed on one event loop: its projections and its handlers.
+
+Each is a subscriber of its own, in a task of its own. Ray-free. Not here: following (`subscriber.py`), and what is done
+with events (`projection_sink.py`, `handler_sink.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import structlog
+
+from projections.errors import NotFollowed
+from projections.handler import Handler
+from projections.handler_sink import HandlerSink, HandlerState
+from projections.projection import Projection
+from projections.projection_sink import ProjectionSink
+from projections.read_models import ReadModels
+from projections.subscriber import Lag, Subscriber, SubscriberLimits
+from store.codec import EventRegistry
+from store.ports import EventStore
+from store.records import EventRecord
+
+log = structlog.get_logger(__name__)
+
+HANDLER_INTERVAL_S = 0.2
+"""Between two transactions of a handler, which are in the store's own database, beside the hosts' appends."""
+
+
+class Following:
+    """The subscribers of one application on one store."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        read_models: ReadModels,
+        projections: Iterable[type[Projection]],
+        handlers: Iterable[Handler],
+        events: EventRegistry,
+        limits: SubscriberLimits | None = None,
+    ) -> None:
+        """Raises InvalidValue where a method of one is none for its type."""
+        shards, limits = range(store.shards), limits or SubscriberLimits()
+        handler_limits = replace(limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s))
+        self._subscribers: dict[str, Subscriber] = {}
+        self._sinks: dict[str, HandlerSink] = {}
+        self._off = {handler.name: handler.off for handler in handlers if handler.off}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        for projection in projections:
+            sink = ProjectionSink(read_models, projection, events)
+            self._subscribers[projection.name] = Subscriber(store, sink, shards, limits=limits)
+        for handler in handlers:
+            if handler.name in self._off:
+                log.info("a handler is off", handler=handler.name, reason=self._off[handler.name])
+                continue
+            self._sinks[handler.name] = handler_sink = HandlerSink(store, handler, events)
+            self._subscribers[handler.name] = Subscriber(
+                store, handler_sink, shards, start=handler.start, limits=handler_limits
+            )
+
+    async def start(self) -> None:
+        """Begin to follow. Raises RestoredBehind, ReadModelVersion, ReadModelUnavailable, StoreUnavailable."""
+        async with AsyncExitStack() as undo:
+            for sink in self._sinks.values():
+                undo.callback(sink.close)
+            for subscriber in self._subscribers.values():
+                await subscriber.start()
+            undo.pop_all()
+        for name, subscriber in self._subscribers.items():
+            self._tasks[name] = asyncio.create_task(subscriber.run(), name=name)
+            self._tasks[name].add_done_callback(_log_end)
+
+    def push(self, records: Sequence[EventRecord]) -> None:
+        """Take committed records; never waits."""
+        for subscriber in self._subscribers.values():
+            subscriber.push(records)
+
+    async def wait_for(self, name: str, shard: int, position: int, timeout_s: float) -> None:
+        """Return once that one has taken the shard's events up to `position`.
+
+        Raises ConsistencyTimeout past `timeout_s`, NotFollowed for a name or shard that isn't followed here.
+        """
+        subscriber = self._subscribers.get(name)
+        if subscriber is None:
+            raise NotFollowed(name, shard)
+        await subscriber.wait_for(shard, position, timeout_s)
+
+    def lags(self) -> list[Lag]:
+        """Return how far each is behind the log; may be called from any thread."""
+        return [subscriber.lag() for subscriber in self._subscribers.values()]
+
+    def handlers(self) -> list[HandlerState]:
+        """Return how each handler is, also those that are off; may be called from any thread."""
+        off = [HandlerState(name, reason, 0, 0, 0, 0, 0) for name, reason in self._off.items()]
+        return [*(sink.state() for sink in self._sinks.values()), *off]
+
+    def ended(self) -> str:
+        """Return which one has ended, and why; empty while all go on. May be called from any thread."""
+        for name, task in dict(self._tasks).items():
+            if task.done():
+                return f"{name}: {self._subscribers[name].lag().failure or 'it has been stopped'}"
+        return ""
+
+    async def stop(self) -> None:
+        """End: projections once they have taken all that the log holds, handlers after what they have in hand."""
+        for name, subscriber in self._subscribers.items():
+            if name in self._sinks:
+                self._sinks[name].stop()
+                subscriber.stop()
+            else:
+                subscriber.finish()
+        tasks, self._tasks = self._tasks, {}
+        if tasks:
+            await asyncio.wait(tasks.values())
+        for sink in self._sinks.values():
+            sink.close()
+
+    async def abandon(self) -> None:
+        """End at once, wherever each is."""
+        tasks, self._tasks = self._tasks, {}
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for sink in self._sinks.values():
+            sink.close()
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a subscriber has ended", subscriber=task.get_name(), exc_info=error)
