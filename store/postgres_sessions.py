@@ -81,9 +81,8 @@ class Sessions:
     async def _reader(self) -> AsyncIterator[asyncpg.Connection]:
         """Lend a session for one read; after an error it is not used again. Raises the driver's errors."""
         async with self._free:
-            open_ones = [session for session in self._idle if not session.is_closed()]
-            session = open_ones.pop() if open_ones else await self.connect(**INDEXES_ONLY)
-            self._idle = open_ones
+            self._idle = [session for session in self._idle if not session.is_closed()]
+            session = self._idle.pop() if self._idle else await self.connect(**INDEXES_ONLY)
             try:
                 yield session
             except BaseException:

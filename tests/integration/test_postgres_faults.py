@@ -409,3 +409,9 @@ async def test_a_closed_store_says_so(store: PostgresStore) -> None:
     for use in (store.heads(), store.append([ShardAppend(1, 1, 0)]), store.beat(1), store.claim("h-1", [1])):
         with pytest.raises(StoreUnavailable, match="closed"):
             await use
+
+
+async def test_reads_at_once_give_back_each_session_that_they_opened(store: PostgresStore) -> None:
+    await store.read_shard(0, 0, 1)
+    await asyncio.gather(store.read_shard(0, 0, 1), store.read_shard(0, 0, 1))
+    assert len(store._sessions._idle) == 2
