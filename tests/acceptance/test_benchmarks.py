@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 from tests.acceptance.commandline import ROOT, environment
 
 
-def benchmark(*arguments: str) -> Any:
-    """Run the command benchmark; return its figures."""
+def benchmark(*arguments: str, of: str = "commands") -> Any:
+    """Run a benchmark; return its figures."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.commands", *arguments, "--json"],
+        [sys.executable, "-m", f"benchmarks.{of}", *arguments, "--json"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -51,3 +52,36 @@ def test_more_drivers_than_the_cluster_has_room_for_is_one_clear_line(ray_addres
     )
     assert done.returncode == 1
     assert "--drivers 1000: the cluster has" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_the_store_benchmark_runs_and_reads_what_it_wrote(store: str) -> None:
+    small = (
+        "--events",
+        "1000",
+        "--repeats",
+        "1",
+        "--fold-streams",
+        "4",
+        "--fold-events",
+        "5",
+        "--snapshot-events",
+        "50",
+    )
+    report = benchmark("--store", store, *small, of="store")
+    assert report["measured_on"]["store"] == store
+    assert report["measured_on"]["durability"]
+    assert {name.partition(",")[0].partition(" /")[0] for name in report["figures"]} >= {"append", "typed read", "fold"}
+    for name, figure in report["figures"].items():
+        assert figure["min"] <= figure["median"] <= figure["max"], name
+
+
+@pytest.mark.timeout(60)
+def test_a_store_that_grows_pauses_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    growing = ("--growth", "--events", "2000", "--points", "2", "--pause-after", "0", "--directory", str(tmp_path))
+    first, second, third = (benchmark(*growing, of="store")["growth"] for _ in range(3))
+    assert [point["events"] for point in first] == [1000]
+    assert [point["events"] for point in second] == [1000, 2000]
+    assert third == second
+    assert second[-1]["read/s"] > 0
