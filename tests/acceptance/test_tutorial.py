@@ -33,8 +33,8 @@ def python(directory: Path, *arguments: str) -> list[str]:
 
 
 def type_session(page: str, directory: Path) -> None:
-    """Type the page's session of `eventray` commands; each must succeed."""
-    (session,) = (text for text in blocks(page, "console") if "eventray" in text)
+    """Type the page's first session of `eventray` commands; each must succeed."""
+    session, *_ = (text for text in blocks(page, "console") if "eventray" in text)
     for command in session.splitlines():
         match command.removeprefix("$ ").split():
             case ["eventray", *arguments]:
@@ -76,7 +76,7 @@ def test_the_tutorials_script_and_commands_run(bank: Path) -> None:
 
 
 def test_the_readmes_script_and_commands_run(tmp_path: Path) -> None:
-    (script,) = blocks("README.md", "python")
+    script, *_ = blocks("README.md", "python")  # what follows it are parts of scripts
     (tmp_path / "first.py").write_text(script)
     assert python(tmp_path, "first.py") == ["Ada Vip 1 42.00", "Regular"]
     (command,) = blocks("README.md", "json")

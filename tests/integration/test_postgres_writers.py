@@ -65,14 +65,14 @@ from store import open_store, StoreUnavailable
 
 async def main():
     store = await open_store(sys.argv[1])
-    original = store._run
-    async def run(connection, work):
+    original = store._transaction
+    async def transaction(work, options):
         async def stopping(connection):
             result = await work(connection)
             os.kill(os.getpid(), signal.SIGSTOP)
             return result
-        return await original(connection, stopping)
-    store._run = run
+        return await original(stopping, options)
+    store._transaction = transaction
     try:
         await store.assign(1, {1: "h-paused", 2: "h-paused"})
     except StoreUnavailable as error:
