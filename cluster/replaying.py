@@ -102,7 +102,7 @@ async def replay_store(url: str, application: Application, watcher: Watcher) -> 
     is in the result.
     """
     total = StoreReplay()
-    async for result in _over_shards(_replay, url, application, watcher, "Replaying"):
+    async for result in over_shards(_replay, url, application, watcher, "Replaying"):
         total.add(result.shard)
         total.seconds = result.seconds
     return total
@@ -111,7 +111,7 @@ async def replay_store(url: str, application: Application, watcher: Watcher) -> 
 async def audit_store(url: str, application: Application, watcher: Watcher) -> StoreAudit:
     """Audit every shard of a store. Changes nothing; nobody need hold the store. Raises what `replay_store` does."""
     total = StoreAudit()
-    async for result in _over_shards(_audit, url, application, watcher, "Auditing"):
+    async for result in over_shards(_audit, url, application, watcher, "Auditing"):
         total.add(result.shard)
         total.seconds = result.seconds
     total.findings.sort(key=lambda finding: (finding.shard, finding.position or 0))
@@ -119,17 +119,22 @@ async def audit_store(url: str, application: Application, watcher: Watcher) -> S
 
 
 @dataclass(frozen=True)
-class _Done:
+class Done:
+    """One shard's task has ended."""
+
     shard: Any
     """What the task returned."""
     seconds: float
     """Since the first shard was begun."""
 
 
-async def _over_shards(
-    task: Any, url: str, application: Application, watcher: Watcher, name: str
-) -> AsyncIterator[_Done]:
-    """Run a task for each shard; yield what they return, as they end."""
+async def over_shards(
+    task: Any, url: str, application: Application, watcher: Watcher, name: str, *arguments: Any
+) -> AsyncIterator[Done]:
+    """Run a task for each shard, of URL, application, shard and the arguments; yield what they return, as they end.
+
+    That has a `shard` and the `seconds` that it took. Raises ShardLost, RayUnavailable, and what the tasks raise.
+    """
     url = shared_url(url)
     store = await open_store(url, create=False)
     try:
@@ -143,7 +148,7 @@ async def _over_shards(
         began_s: float | None = None
         # The long ones first, so that none is left over at the end.
         order = sorted(heads, key=lambda shard: (-heads[shard], shard))
-        references = {shard: task.remote(url, application, shard) for shard in order}
+        references = {shard: task.remote(url, application, shard, *arguments) for shard in order}
         waiting = [asyncio.ensure_future(_result(shard, reference)) for shard, reference in references.items()]
         try:
             for each in asyncio.as_completed(waiting):
@@ -151,7 +156,7 @@ async def _over_shards(
                 done(heads[result.shard])
                 now_s = time.perf_counter()
                 began_s = began_s or now_s - result.seconds
-                yield _Done(result, now_s - began_s)
+                yield Done(result, now_s - began_s)
         finally:
             for each_waiting, reference in zip(waiting, references.values(), strict=True):
                 if not each_waiting.done():

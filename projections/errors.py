@@ -67,21 +67,23 @@ class ReadModelMissing(EventrayError):
 
 
 class ReadModelVersion(EventrayError):
-    """The read model of {0} was made by its version {1}, the application has {2}: give it a read model of its own.
+    """The read model of {0} is of version {1}, the application has the older version {2}: deploy {1} or a higher one.
 
-    Or stop the runtime and take the read model away; at the next start it is filled anew.
+    A lower version never replaces a higher one by itself: it may be that of a process that has not ended yet.
     """
 
     def __init__(self, projection: str, stored: int, asked: int) -> None:
         super().__init__(projection, stored, asked)
 
-    def __str__(self) -> str:
-        name, stored, asked = self.args
-        return (
-            f"The read model of {name} was made by its version {stored}, the application has version {asked}: go back"
-            f" to version {stored}, or take the read model away (SQLite: its .read file; PostgreSQL: its tables, and"
-            " its rows in checkpoints and projections); it is filled anew at start."
-        )
+
+class RebuildStopped(EventrayError):
+    """The rebuild of {0} has stopped, and what was read before still is: {1}
+
+    Once that is put right, `eventray rebuild` goes on where it was.
+    """
+
+    def __init__(self, projection: str, reason: str) -> None:
+        super().__init__(projection, reason)
 
 
 class RestoredBehind(EventrayError):

@@ -17,7 +17,7 @@ from projections.errors import NotFollowed
 from projections.handler import Handler
 from projections.handler_sink import HandlerSink, HandlerState
 from projections.projection import Projection
-from projections.projection_sink import ProjectionSink
+from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
 from projections.subscriber import Lag, Subscriber, SubscriberLimits
 from store.codec import EventRegistry
@@ -50,8 +50,8 @@ class Following:
         self._off = {handler.name: handler.off for handler in handlers if handler.off}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for projection in projections:
-            sink = ProjectionSink(read_models, projection, events)
-            self._subscribers[projection.name] = Subscriber(store, sink, shards, limits=limits)
+            follower = ProjectionSubscriber(store, read_models, projection, events, shards, limits=limits)
+            self._subscribers[projection.name] = follower
         for handler in handlers:
             if handler.name in self._off:
                 log.info("a handler is off", handler=handler.name, reason=self._off[handler.name])

@@ -6,11 +6,12 @@ Everything here is to be run in a transaction of `Database.write_alone`. Not her
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, Table, inspect, text
+from sqlalchemy import Column, Connection, MetaData, Table, inspect, text
+from sqlalchemy.schema import CreateColumn
 
-from projections.tables import metadata, projections
+from projections.tables import Build, metadata, projections
 from store.errors import InvalidValue
 
 
@@ -18,6 +19,7 @@ def make_tables(connection: Connection, physical: Mapping[Table, Table]) -> None
     """Make what is missing of a projection's tables, and of those beside the read models."""
     here = connection.execution_options(schema_translate_map={None: _schema(connection)})
     metadata.create_all(here)
+    _add_missing_columns(connection)
     for table in physical.values():
         table.create(here, checkfirst=True)
 
@@ -40,9 +42,59 @@ def make_views(connection: Connection, physical: Mapping[Table, Table]) -> None:
         connection.execute(text(f"CREATE VIEW {view} AS SELECT * FROM {quoted(table.name)}"))  # noqa: S608 - names of the code
 
 
-def is_made(connection: Connection) -> bool:
-    """Tell whether there are read models at all."""
-    return inspect(connection).has_table(projections.name, _schema(connection))
+def older_table(connection: Connection, logical: Table, build: Build) -> Table:
+    """Return a table of a build of an older version, with the columns that it has, read as today's of the same name."""
+    name, schema = f"{logical.name}{build.suffix}", _schema(connection)
+    keys = set(logical.primary_key.columns.keys())
+    columns = [
+        Column(
+            each["name"],
+            logical.c[each["name"]].type if each["name"] in logical.c else each["type"],
+            primary_key=each["name"] in keys,
+        )
+        for each in inspect(connection).get_columns(name, schema)
+    ]
+    return Table(name, MetaData(), *columns)
+
+
+def table_names(connection: Connection) -> list[str]:
+    """Return the names of all tables beside the read models."""
+    return inspect(connection).get_table_names(_schema(connection))
+
+
+def drop_tables(connection: Connection, names: Iterable[str]) -> None:
+    """Drop tables, which are to be there."""
+    quoted = connection.dialect.identifier_preparer.quote
+    for name in names:
+        connection.execute(text(f"DROP TABLE {quoted(_schema(connection))}.{quoted(name)}"))
+
+
+def columns_made(connection: Connection) -> set[str]:
+    """Return which columns `projections` has: none without read models, fewer in those of an older Eventray."""
+    if not inspect(connection).has_table(projections.name, _schema(connection)):
+        return set()
+    return {each["name"] for each in inspect(connection).get_columns(projections.name, _schema(connection))}
+
+
+def lock_out_readers(connection: Connection) -> None:
+    """Wait until nobody reads any read model, and let nobody read one until the transaction ends.
+
+    For PostgreSQL, where a snapshot doesn't keep a view or a table that is dropped. SQLite's does.
+    """
+    if connection.dialect.name == "postgresql":
+        quoted = connection.dialect.identifier_preparer.quote
+        table = f"{quoted(_schema(connection))}.{quoted(projections.name)}"
+        connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+
+
+def _add_missing_columns(connection: Connection) -> None:
+    """Bring read models that an older Eventray made to what is needed: their first builds go on."""
+    quoted, there = connection.dialect.identifier_preparer.quote, columns_made(connection)
+    for column in projections.columns:
+        if column.name not in there:
+            definition = CreateColumn(column).compile(dialect=connection.dialect)
+            table = f"{quoted(_schema(connection))}.{quoted(projections.name)}"
+            connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {definition}"))
 
 
 def _schema(connection: Connection) -> str:

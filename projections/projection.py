@@ -14,7 +14,7 @@ from sqlalchemy import ARRAY, Constraint, Index, MetaData, PrimaryKeyConstraint,
 
 from projections.changes import Key
 from projections.event_methods import EventMethod, methods_of
-from projections.tables import RESERVED
+from projections.tables import RESERVED, Build
 from store.errors import InvalidValue
 from store.events import Event
 
@@ -61,14 +61,15 @@ class Projection:
 
     @classmethod
     def subscriber(cls) -> str:
-        """The name its checkpoints are kept under, one for each version."""
-        return f"{cls.name}@{cls.version}"
+        """The name that the checkpoints of its first build are kept under, one for each version."""
+        return Build(cls.version).subscriber(cls.name)
 
     @classmethod
-    def physical_tables(cls) -> Mapping[Table, Table]:
-        """Return the tables of this version, `<name>_v<version>`, by those that the class names."""
+    def physical_tables(cls, build: Build | None = None) -> Mapping[Table, Table]:
+        """Return a build's tables (None: the first's, `<name>_v<version>`), by those that the class names."""
         metadata = MetaData()
-        return {table: _of_version(table, metadata, f"_v{cls.version}") for table in cls.tables}
+        suffix = (build or Build(cls.version)).suffix
+        return {table: _of_version(table, metadata, suffix) for table in cls.tables}
 
     @classmethod
     def event_methods(cls) -> dict[type[Event], EventMethod]:

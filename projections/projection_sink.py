@@ -6,27 +6,49 @@ event (`folding.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import structlog
 
 from projections.changes import Changes
-from projections.errors import ProjectionFailed, ReadModelRejected
+from projections.errors import ConsistencyTimeout, ProjectionFailed, ReadModelMissing, ReadModelRejected
 from projections.folding import Folder
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.sink import Taken
+from projections.subscriber import Subscriber, SubscriberLimits
+from projections.tables import Build
 from store.codec import EventRegistry
 from store.errors import EventrayError
+from store.ports import EventReader
 from store.records import Advance, Checkpoint, EventRecord
+
+log = structlog.get_logger(__name__)
+
+NEARLY = 10_000
+"""So few events behind, a new build may ask that the old one be left as it is while it comes as far."""
 
 
 class ProjectionSink:
-    """One projection's read model; see `Sink`. A batch is one transaction, of its checkpoints too."""
+    """One projection's read model; see `Sink`. A batch is one transaction, of its checkpoints too.
+
+    Where an older version of it is what is read, a build of this version is filled beside that, and takes its place
+    once it is as far.
+    """
 
     def __init__(self, read_models: ReadModels, projection: type[Projection], events: EventRegistry) -> None:
         """Raises InvalidValue where the projection's methods are none (see `Projection.event_methods`)."""
         self._read_models = read_models
         self._projection = projection
         self._folder = Folder(projection, events)
+        self._build = Build(projection.version)
+        self._shards: Collection[int] = ()
+        self._elsewhere: dict[int, int] = {}
+        """Where another build's checkpoints are, which the subscriber has not heard of yet."""
+        self.shown = asyncio.Event()
+        """Set once what is taken here is what is read."""
 
     @property
     def name(self) -> str:
@@ -34,7 +56,7 @@ class ProjectionSink:
 
     @property
     def subscriber(self) -> str:
-        return self._projection.subscriber()
+        return self._build.subscriber(self._projection.name)
 
     @property
     def restored_remedy(self) -> str:
@@ -45,13 +67,35 @@ class ProjectionSink:
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
         """Raises ReadModelVersion, ReadModelUnavailable. A read model begins where the log does."""
-        return await self._read_models.prepare(self._projection, begin.keys())
+        self._shards = begin.keys()
+        self._build, is_live, found = await self._read_models.prepare(self._projection, self._shards)
+        if is_live:
+            self.shown.set()
+        else:
+            log.info("a new version of a read model is filled beside the old one", build=self.subscriber)
+            await self._try_to_take_over()
+        return found
 
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         """Change the read model, in one transaction; shard by shard where an event can't be applied.
 
-        Raises ReadModelUnavailable.
+        Raises ReadModelUnavailable; ReadModelVersion once a higher version has taken over.
         """
+        try:
+            taken = await self._take(batch)
+            if not self.shown.is_set():
+                await self._try_to_take_over()
+        except ReadModelMissing:
+            former = self._build
+            found = await self.prepare(dict.fromkeys(self._shards, Checkpoint(0, None)))
+            if self._build == former and self.shown.is_set():
+                raise
+            # The one that was filled here was replaced, or given up and begun anew.
+            self._elsewhere = {shard: checkpoint.position for shard, checkpoint in found.items()}
+            return Taken(0, {record.shard: found[record.shard].position for record in batch}, {})
+        return taken
+
+    async def _take(self, batch: Sequence[EventRecord]) -> Taken:
         try:
             return await self._apply(batch)
         except (ProjectionFailed, ReadModelRejected):
@@ -61,7 +105,8 @@ class ProjectionSink:
             return _together([await self._up_to_the_first_that_fails(records) for records in by_shard.values()])
 
     async def tend(self) -> dict[int, int]:
-        return {}
+        elsewhere, self._elsewhere = self._elsewhere, {}
+        return elsewhere
 
     async def _apply(self, batch: Sequence[EventRecord]) -> Taken:
         """Raises ProjectionFailed and ReadModelRejected where an event can't be applied."""
@@ -71,10 +116,18 @@ class ProjectionSink:
         advances = [
             Advance(shard, first[shard] - 1, record.position, record.event_id) for shard, record in last.items()
         ]
-        moved = await self._read_models.apply(self._projection, advances, changes)
+        moved = await self._read_models.apply(self._projection, advances, changes, self._build)
         if moved:
             return Taken(0, {shard: checkpoint.position for shard, checkpoint in moved.items()}, {})
         return Taken(len(batch), {shard: record.position for shard, record in last.items()}, {})
+
+    async def _try_to_take_over(self) -> None:
+        behind = await self._read_models.take_over(self._projection, self._build)
+        if not behind:
+            log.info("a read model was replaced", build=self.subscriber)
+            self.shown.set()
+        elif behind < NEARLY:
+            await self._read_models.hold(self._projection)
 
     async def _changes(self, batch: Sequence[EventRecord]) -> Changes:
         """Fold a batch, with the rows that the projection looks at.
@@ -85,7 +138,7 @@ class ProjectionSink:
         decoded = self._folder.decode(batch)
         if not self._folder.reads_rows:
             return self._folder.fold(decoded)
-        rows = await self._read_models.rows(self._projection, self._folder.reads(decoded))
+        rows = await self._read_models.rows(self._projection, self._folder.reads(decoded), self._build)
         return self._folder.fold(decoded, rows)
 
     async def _up_to_the_first_that_fails(self, records: Sequence[EventRecord]) -> Taken:
@@ -106,6 +159,59 @@ class ProjectionSink:
         if isinstance(error, ProjectionFailed):
             return error
         return ProjectionFailed(self._projection.name, record.stream, record.version, record.type, str(error))
+
+
+class RebuildSink(ProjectionSink):
+    """Fills one build of a projection, and lets somebody else say when it takes over."""
+
+    def __init__(
+        self, read_models: ReadModels, projection: type[Projection], events: EventRegistry, build: Build
+    ) -> None:
+        super().__init__(read_models, projection, events)
+        self._build = build
+
+    async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        """Raises ReadModelMissing where the build has been given up, ReadModelUnavailable."""
+        found = await self._read_models.checkpoints(self._projection, self._build, begin.keys())
+        if found.keys() != begin.keys():
+            raise ReadModelMissing(self._projection.name, "its database")
+        return found
+
+    async def take(self, batch: Sequence[EventRecord]) -> Taken:
+        """Raises ReadModelUnavailable, and ReadModelMissing where the build has been given up."""
+        return await self._take(batch)
+
+
+class ProjectionSubscriber(Subscriber):
+    """Follows some shards for a projection; who waits for an event waits until it can be read."""
+
+    def __init__(
+        self,
+        store: EventReader,
+        read_models: ReadModels,
+        projection: type[Projection],
+        events: EventRegistry,
+        shards: Iterable[int],
+        *,
+        limits: SubscriberLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises InvalidValue where the projection's methods are none (see `Projection.event_methods`)."""
+        projection_sink = ProjectionSink(read_models, projection, events)
+        super().__init__(store, projection_sink, shards, limits=limits, clock=clock)
+        self._shown = projection_sink.shown
+
+    async def wait_for(self, shard: int, position: int, timeout_s: float) -> None:
+        began = time.monotonic()
+        await super().wait_for(shard, position, timeout_s)
+        if self._shown.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout_s - (time.monotonic() - began)):
+                await self._shown.wait()
+        except TimeoutError as error:
+            reason = " Its read model is being rebuilt; the older version is read meanwhile."
+            raise ConsistencyTimeout(self.sink.name, shard, position, timeout_s, position, reason) from error
 
 
 def _together(parts: Sequence[Taken]) -> Taken:

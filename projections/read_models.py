@@ -7,20 +7,23 @@ model, from where it was thought to be: so each event counts once, whoever appli
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Select, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Dialect, Select, Table, bindparam, select, update
 
+from projections import builds
 from projections.changes import Changes, Key, Rows
-from projections.errors import ReadModelMissing, ReadModelRejected, ReadModelVersion
-from projections.making import is_made, make_tables, make_views
+from projections.errors import ReadModelMissing, ReadModelRejected, ReadModelUnavailable, ReadModelVersion
+from projections.making import columns_made, make_tables, older_table
 from projections.opening import database_of
 from projections.projection import Projection
 from projections.row_sql import Compiled, Statement, compiled, given, rows_of, statements
-from projections.tables import checkpoints, projections
+from projections.tables import Build, checkpoints, projections
 from store.errors import InvalidValue
+from store.identity import uuid7
 from store.records import Advance, Checkpoint
 
 
@@ -34,6 +37,17 @@ class Reading(NamedTuple):
     """The checkpoint of the shard that was asked about, 0 if none was."""
 
 
+class Prepared(NamedTuple):
+    """A build to be filled."""
+
+    build: Build
+    is_live: bool
+    checkpoints: dict[int, Checkpoint]
+
+
+HOLD_S = 2.0
+
+
 class ReadModels:
     """The read models of one store, in one database. It belongs to the event loop that uses it."""
 
@@ -41,49 +55,109 @@ class ReadModels:
         """Does no I/O: the database is opened, and on SQLite made, when it is first used. Raises InvalidValue."""
         self._database = database_of(store_url)
         self._made = False
-        self._physical: dict[type[Projection], Mapping[Table, Table]] = {}
+        self._physical: dict[tuple[type[Projection], Build], Mapping[Table, Table]] = {}
+        self._hold, self._held_until = "", 0.0
 
     async def close(self) -> None:
         """Let go of the database. Calling it twice is safe."""
         await self._database.close()
 
-    async def prepare(self, projection: type[Projection], shards: Collection[int]) -> dict[int, Checkpoint]:
-        """Make what is missing of a projection's tables, view and checkpoints; return its checkpoints by shard.
+    async def prepare(self, projection: type[Projection], shards: Collection[int]) -> Prepared:
+        """Make what is missing of the build that the class is to fill, and return it with its checkpoints.
 
-        One transaction; two that do it at once take turns. Raises ReadModelVersion if another version of it is live,
-        InvalidValue where a view has a name that something else in the database has, and ReadModelUnavailable.
+        That is the live one, if it is of the class's version; where an older version is live, one that is filled
+        beside it. One transaction; two that do it at once take turns. Raises ReadModelVersion if a higher version is
+        live, InvalidValue where a view has a name that something else in the database has, and ReadModelUnavailable.
         """
 
-        def work(connection: Connection) -> dict[int, Checkpoint]:
-            make_tables(connection, self._tables_of(projection))
-            live = connection.scalar(_live_version(projection))
-            if live not in (None, projection.version):
-                raise ReadModelVersion(projection.name, live, projection.version)
+        def work(connection: Connection) -> Prepared:
+            make_tables(connection, {})
+            live, following, _ = builds.read_builds(connection, projection.name)
+            tables_of = partial(self._tables_of, projection)
+            build = Build(projection.version)
             if live is None:
-                connection.execute(insert(projections).values(name=projection.name, live_version=projection.version))
-                make_views(connection, self._tables_of(projection))
-            found = _checkpoints(connection, projection, shards)
-            missing = sorted(set(shards) - found.keys())
-            if missing:
-                rows = [{"subscriber": projection.subscriber(), "shard": shard, "position": 0} for shard in missing]
-                connection.execute(insert(checkpoints), rows)
-            return {shard: found.get(shard, Checkpoint(0, None)) for shard in shards}
+                builds.make_live(connection, projection.name, build, tables_of)
+            elif live.version > projection.version:
+                raise ReadModelVersion(projection.name, live.version, projection.version)
+            elif live.version == projection.version:
+                build = live
+            elif following is not None and following.version == projection.version:
+                build = following
+            else:
+                builds.begin(connection, projection.name, build, tables_of)
+            found = builds.keep_checkpoints(connection, projection.name, build, shards)
+            return Prepared(build, live in (None, build), found)
 
         return await self._database.write_alone(work)
 
-    async def apply(
-        self, projection: type[Projection], advances: Sequence[Advance], changes: Changes
+    async def begin_rebuild(self, projection: type[Projection], shards: Collection[int]) -> Build:
+        """Begin to fill a build beside the live one, or go on with it, and return it. Raises what `prepare` does."""
+        await self.prepare(projection, shards)
+
+        def work(connection: Connection) -> Build:
+            live, following, _ = builds.read_builds(connection, projection.name)
+            assert live is not None
+            if following is not None and following.version == projection.version:
+                build = following
+            else:
+                build = live._replace(number=live.number + 1)
+                builds.begin(connection, projection.name, build, partial(self._tables_of, projection))
+            builds.keep_checkpoints(connection, projection.name, build, shards)
+            return build
+
+        return await self._database.write_alone(work)
+
+    async def checkpoints(
+        self, projection: type[Projection], build: Build, shards: Collection[int]
     ) -> dict[int, Checkpoint]:
-        """Change the read model and move the checkpoints, in one transaction; return {} when done.
+        """Return a build's checkpoints, as far as they are there. Raises ReadModelUnavailable."""
+        return await self._database.read(
+            lambda connection: builds.checkpoints_of(connection, projection.name, build, shards)
+        )
+
+    async def take_over(self, projection: type[Projection], build: Build) -> int:
+        """Let a filled build be the one that is read; return 0, or by how many events it is behind the live one.
+
+        Reads never go back: in each shard it must be as far as the live one is. Afterwards the tables of other builds
+        are dropped. Raises ReadModelUnavailable, and ReadModelMissing where the build was given up.
+        """
+        tables_of = partial(self._tables_of, projection)
+        behind = await self._database.write_alone(
+            lambda connection: builds.take_over(connection, projection.name, build, tables_of)
+        )
+        if behind is None:
+            raise ReadModelMissing(projection.name, self._database.name)
+        if not behind:
+            await self._database.write_alone(
+                lambda connection: builds.drop_leftovers(connection, projection.name, projection.tables)
+            )
+        return behind
+
+    async def hold(self, projection: type[Projection]) -> None:
+        """Ask whoever writes the live build to pause for up to 2 s, so that a following one can come as far as it."""
+        held = update(projections).where(projections.c.name == projection.name).values(hold=str(uuid7()))
+        await self._database.write(lambda connection: connection.execute(held))
+
+    async def apply(
+        self,
+        projection: type[Projection],
+        advances: Sequence[Advance],
+        changes: Changes,
+        build: Build | None = None,
+    ) -> dict[int, Checkpoint]:
+        """Change a build (None: the version's first) and move its checkpoints, in one transaction; {} when done.
 
         If checkpoints are not where they are to be moved from, somebody else has moved them: then nothing is changed,
         and where they are now is returned. Raises ReadModelRejected, ReadModelUnavailable, and ReadModelMissing where
         the checkpoints are gone, with nothing changed.
         """
-        moves = _moves(projection, sorted(advances), self._database.dialect)
-        rows = self._statements(projection, changes)
+        build = build or Build(projection.version)
+        subscriber = build.subscriber(projection.name)
+        moves = _moves(subscriber, sorted(advances), self._database.dialect)
+        rows = self._statements(projection, build, changes)
 
         def work(connection: Connection) -> None:
+            self._respect_hold(connection, projection.name, build)
             if sum(connection.exec_driver_sql(*each).rowcount for each in moves) < len(advances):
                 raise _MovedAlready
             for each in rows:
@@ -93,7 +167,7 @@ class ReadModels:
             await self._database.write(work)
         except _MovedAlready:
             shards = [advance.shard for advance in advances]
-            found = await self._database.read(partial(_checkpoints, projection=projection, shards=shards))
+            found = await self.checkpoints(projection, build, shards)
             if len(found) < len(shards):
                 raise ReadModelMissing(projection.name, self._database.name) from None
             return found
@@ -102,28 +176,36 @@ class ReadModels:
     async def query(self, projection: type[Projection], key: Any, shard: int | None = None) -> Reading:
         """Read the row with a primary key, and the checkpoint of `shard`, in one snapshot.
 
-        `row` is None if there is none. A key of several columns is given as a tuple, in the table's order. Raises
+        `row` is None if there is none. A key of several columns is given as a tuple, in the table's order. While an
+        older version is live, its row is what is read. Raises
         InvalidValue for a key that can't be one, ReadModelMissing if no runtime has made it yet, ReadModelVersion,
         ReadModelUnavailable.
         """
         self._check_there(projection)
-        table = self._tables_of(projection)[projection.tables[0]]
-        values = _key_values(table, key)
+        logical = projection.tables[0]
+        values = _key_values(logical, key)
 
         def work(connection: Connection) -> Reading:
-            live = self._check_live(connection, projection)
+            live = self._live(connection, projection)
+            if live.version == projection.version:
+                table = self._tables_of(projection, live)[logical]
+            else:
+                table = older_table(connection, logical, live)
             row = connection.execute(_row(table), values).mappings().one_or_none()
-            position = connection.scalar(_position(projection, shard)) if shard is not None else 0
-            return Reading(None if row is None else dict(row), live, position or 0)
+            found = {} if shard is None else builds.checkpoints_of(connection, projection.name, live, [shard])
+            position = found[shard].position if shard in found else 0
+            return Reading(None if row is None else dict(row), live.version, position)
 
         try:
             return await self._database.read(work)
         except ReadModelRejected as error:
             raise InvalidValue("key", repr(key), f"{projection.name} has other keys ({error.args[0]})") from error
 
-    async def rows(self, projection: type[Projection], keys: Mapping[Table, Collection[Key]]) -> Rows:
-        """Return those of the rows that are there, by table and key, in one snapshot. Raises ReadModelUnavailable."""
-        tables = self._tables_of(projection)
+    async def rows(
+        self, projection: type[Projection], keys: Mapping[Table, Collection[Key]], build: Build | None = None
+    ) -> Rows:
+        """Return those of a build's rows that are there, by table and key, in one snapshot; see `apply`."""
+        tables = self._tables_of(projection, build or Build(projection.version))
 
         def work(connection: Connection) -> Rows:
             return {logical: rows_of(connection, tables[logical], wanted) for logical, wanted in keys.items()}
@@ -138,19 +220,22 @@ class ReadModels:
         self._check_there(projection)
 
         def work(connection: Connection) -> list[dict[str, Any]]:
-            self._check_live(connection, projection)
+            self._live(connection, projection)
             return [dict(row) for row in connection.execute(statement).mappings()]
 
         return await self._database.read(work)
 
     async def positions(self, projection: type[Projection]) -> dict[int, int]:
-        """Return how far a projection has come, by shard, in one snapshot. Raises ReadModelUnavailable."""
-        query = select(checkpoints.c.shard, checkpoints.c.position).where(
-            checkpoints.c.subscriber == projection.subscriber()
-        )
+        """Return how far what is read of a projection has come, by shard, in one snapshot.
+
+        Raises ReadModelMissing, ReadModelVersion, ReadModelUnavailable.
+        """
 
         def work(connection: Connection) -> dict[int, int]:
-            return {row.shard: row.position for row in connection.execute(query)}
+            subscriber = self._live(connection, projection).subscriber(projection.name)
+            c = checkpoints.c
+            rows = connection.execute(select(c.shard, c.position).where(c.subscriber == subscriber))
+            return {row.shard: row.position for row in rows}
 
         return await self._database.read(work)
 
@@ -158,41 +243,49 @@ class ReadModels:
         if not self._database.is_there:
             raise ReadModelMissing(projection.name, self._database.name)
 
-    def _check_live(self, connection: Connection, projection: type[Projection]) -> int:
-        """Return the version that is read. Raises ReadModelMissing, ReadModelVersion."""
-        self._made = self._made or is_made(connection)
-        live: int | None = connection.scalar(_live_version(projection)) if self._made else None
+    def _live(self, connection: Connection, projection: type[Projection]) -> Build:
+        """Return the build that is read. Raises ReadModelMissing; ReadModelVersion where it is of a higher version."""
+        live = self._live_or_none(connection, projection.name)
         if live is None:
             raise ReadModelMissing(projection.name, self._database.name)
-        if live != projection.version:
-            raise ReadModelVersion(projection.name, live, projection.version)
+        if live.version > projection.version:
+            raise ReadModelVersion(projection.name, live.version, projection.version)
         return live
 
-    def _tables_of(self, projection: type[Projection]) -> Mapping[Table, Table]:
-        if projection not in self._physical:
-            self._physical[projection] = projection.physical_tables()
-        return self._physical[projection]
+    def _live_or_none(self, connection: Connection, name: str) -> Build | None:
+        if not self._made:
+            columns = columns_made(connection)
+            self._made = projections.c.live_build.name in columns
+            if not self._made:
+                return builds.first_build(connection, name) if columns else None
+        return builds.read_builds(connection, name).live
 
-    def _statements(self, projection: type[Projection], changes: Changes) -> list[Statement]:
+    def _respect_hold(self, connection: Connection, name: str, build: Build) -> None:
+        """Raise ReadModelUnavailable for a while, if the live build is to be left as it is; see `hold`."""
+        live, _, hold = builds.read_builds(connection, name)
+        if hold is None or live != build:
+            return
+        if hold != self._hold:
+            self._hold, self._held_until = hold, time.monotonic() + HOLD_S
+        if time.monotonic() < self._held_until:
+            raise ReadModelUnavailable("another build of it is about to take its place")
+
+    def _tables_of(self, projection: type[Projection], build: Build) -> Mapping[Table, Table]:
+        found = self._physical.get((projection, build))
+        if found is None:
+            found = self._physical[projection, build] = projection.physical_tables(build)
+        return found
+
+    def _statements(self, projection: type[Projection], build: Build, changes: Changes) -> list[Statement]:
         """Raises ReadModelRejected, whatever a column's type raises at a value that it can't take."""
         try:
-            return list(statements(changes, self._tables_of(projection), self._database.dialect))
+            return list(statements(changes, self._tables_of(projection, build), self._database.dialect))
         except Exception as error:
             raise ReadModelRejected(f"{type(error).__name__}: {error}") from error
 
 
 class _MovedAlready(Exception):
     """Checkpoints are not where they were thought to be."""
-
-
-def _live_version(projection: type[Projection]) -> Any:
-    return select(projections.c.live_version).where(projections.c.name == projection.name)
-
-
-def _position(projection: type[Projection], shard: int) -> Any:
-    return select(checkpoints.c.position).where(
-        checkpoints.c.subscriber == projection.subscriber(), checkpoints.c.shard == shard
-    )
 
 
 @lru_cache(maxsize=256)
@@ -210,21 +303,10 @@ def _key_values(table: Table, key: Any) -> dict[str, Any]:
     return {f"key_{column.name}": value for column, value in zip(columns, values, strict=True)}
 
 
-def _checkpoints(
-    connection: Connection, projection: type[Projection], shards: Collection[int]
-) -> dict[int, Checkpoint]:
-    """Return the checkpoints of those shards."""
-    query = select(checkpoints.c.shard, checkpoints.c.position, checkpoints.c.event_id).where(
-        checkpoints.c.subscriber == projection.subscriber(), checkpoints.c.shard.in_(shards)
-    )
-    return {shard: Checkpoint(position, event_id) for shard, position, event_id in connection.execute(query)}
-
-
-def _moves(projection: type[Projection], advances: Sequence[Advance], dialect: Dialect) -> list[Statement]:
+def _moves(subscriber: str, advances: Sequence[Advance], dialect: Dialect) -> list[Statement]:
     """Return the statements that move checkpoints, each from where it is to be, in shard order."""
     shards, before, after, event_ids = zip(*advances, strict=True)
-    subscribers = [projection.subscriber()] * len(advances)
-    return list(_move(dialect).with_columns([subscribers, shards, before, after, event_ids]))
+    return list(_move(dialect).with_columns([[subscriber] * len(advances), shards, before, after, event_ids]))
 
 
 @lru_cache(maxsize=16)

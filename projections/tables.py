@@ -5,6 +5,8 @@ Not here: reading and writing them (`read_models.py`), and the read models' own 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import Column, Integer, MetaData, Table, Text
 
 from store import schema
@@ -19,8 +21,31 @@ projections = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("live_version", Integer, nullable=False),
+    Column("live_build", Integer, nullable=False, server_default="0"),
+    Column("next_version", Integer),
+    Column("next_build", Integer),
+    Column("hold", Text),
 )
-"""Which version of each projection is read."""
+"""Which build of each projection is read, and which is filled beside it; see `builds.py`."""
+
+
+class Build(NamedTuple):
+    """One filling of a projection's tables."""
+
+    version: int
+    """Of the projection."""
+    number: int = 0
+    """0 for the first of a version; each rebuild has the next one."""
+
+    @property
+    def suffix(self) -> str:
+        """What its tables' names end with."""
+        return f"_v{self.version}_{self.number}" if self.number else f"_v{self.version}"
+
+    def subscriber(self, projection: str) -> str:
+        """The name that its checkpoints are kept under."""
+        return f"{projection}@{self.version}.{self.number}" if self.number else f"{projection}@{self.version}"
+
 
 RESERVED = frozenset({*metadata.tables, *schema.metadata.tables})
 """Names that no read model may take: on PostgreSQL all of these tables are in one schema."""

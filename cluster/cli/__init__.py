@@ -8,6 +8,7 @@ from cluster.cli.dead_letters import dead_letters
 from cluster.cli.demonstrating import demo
 from cluster.cli.living import down, up
 from cluster.cli.reading import events, query, show
+from cluster.cli.rebuilding import rebuild
 from cluster.cli.scaling import rebalance, scale
 from cluster.cli.schema import schema
 from cluster.cli.secrecy import hide_passwords
@@ -31,7 +32,7 @@ main = typer.Typer(
     pretty_exceptions_enable=False,
     callback=prepare,
 )
-for verb in (demo, submit, query, events, show, replay, up, down, status, scale, rebalance):
+for verb in (demo, submit, query, events, show, rebuild, replay, up, down, status, scale, rebalance):
     main.command()(verb)
 main.add_typer(dead_letters, name="dead-letters")
 main.add_typer(schema, name="schema")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from store import open_store
-from tests.acceptance.commandline import EVENTRAY, all_events, environment, eventray
+from tests.acceptance.commandline import EVENTRAY, all_events, environment, eventray, in_process
 from tests.logs import Log, created, ordered
 
 pytestmark = pytest.mark.timeout(180)
@@ -108,3 +108,19 @@ def test_a_sound_store_is_replayed_and_of_a_damaged_one_the_damage_is_told(shop:
     first, last = found.out.splitlines()
     assert "customer-c-7 version 1: decoding: " in first
     assert last.startswith("600 events in 8 shards, 1 findings, ")
+
+
+def test_a_read_model_is_rebuilt_and_what_it_came_to_is_told(shop: Path) -> None:
+    rebuilt = eventray(shop, "rebuild", "CustomerProjection", *STORE, "--json", timeout_s=90)
+    assert (rebuilt.exit_code, rebuilt.err) == (0, "")
+    assert list(rebuilt.json) == ["projection", "version", "events", "seconds", "events_per_s"]
+    assert (rebuilt.json["projection"], rebuilt.json["version"], rebuilt.json["events"]) == (
+        "CustomerProjection",
+        1,
+        600,
+    )
+    row = in_process(shop, "query", "CustomerProjection", "c-7", *STORE, "--json")
+    assert (row.exit_code, row.json["total_orders"]) == (0, 1)
+    unknown = in_process(shop, "rebuild", "Nobody", *STORE)
+    assert (unknown.exit_code, unknown.out) == (1, "")
+    assert "CustomerProjection" in unknown.err

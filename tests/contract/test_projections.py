@@ -499,15 +499,14 @@ class TestTrouble:
     async def test_another_version_of_the_projection_is_not_mistaken_for_this_one(
         self, store: CountingStore, read_models: ReadModels
     ) -> None:
-        await started(store, read_models)
-
         class Newer(CustomerProjection, name="CustomerProjection", version=2):
             pass
 
-        with pytest.raises(ReadModelVersion, match=r"version 1.*version 2"):
-            await following(store, read_models, Newer).start()
+        await following(store, read_models, Newer).start()
+        with pytest.raises(ReadModelVersion, match=r"version 2.*version 1"):
+            await started(store, read_models)
         with pytest.raises(ReadModelVersion):
-            await read_models.query(Newer, "c-1")
+            await read_models.query(CustomerProjection, "c-1")
 
     async def test_an_unreachable_store_is_told_and_tried_again(
         self, log: Log, store: CountingStore, read_models: ReadModels

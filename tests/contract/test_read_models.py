@@ -40,6 +40,7 @@ from projections.customers import CustomerProjection, customers
 from projections.errors import ReadModelMissing, ReadModelRejected
 from projections.projection import Projection
 from projections.read_models import ReadModels
+from projections.tables import Build
 from store import Event, InvalidValue
 from store.records import Advance, Checkpoint
 
@@ -246,7 +247,7 @@ class TestMaking:
         try:
             for projection in (CustomerProjection, Everything):
                 made = await asyncio.gather(*(each.prepare(projection, begin) for each in several))
-                assert made == [begin] * 4
+                assert made == [(Build(1), True, begin)] * 4
         finally:
             await asyncio.gather(*(each.close() for each in several))
 

@@ -264,7 +264,7 @@ async def test_read_models_are_in_the_schema_of_their_events(postgres_url: str, 
         with pytest.raises(ReadModelMissing):
             await read_models.query(CustomerProjection, "c-1")
         await (await open_store(first)).close()
-        assert await read_models.prepare(CustomerProjection, [1]) == {1: Checkpoint(0, None)}
+        assert (await read_models.prepare(CustomerProjection, [1])).checkpoints == {1: Checkpoint(0, None)}
         assert (await read_models.query(CustomerProjection, "c-1", 1)) == (None, 1, 0)
     finally:
         await read_models.close()

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from projections.changes import Changes
 from projections.columns import Moment, Money
-from projections.errors import ConsistencyTimeout, ProjectionFailed, ReadModelVersion, RestoredBehind
+from projections.errors import ConsistencyTimeout, ProjectionFailed, ReadModelVersion, RebuildStopped, RestoredBehind
 from projections.folding import Folder
 from projections.opening import database_of
 from projections.projection import Projection
@@ -318,7 +318,8 @@ def test_read_models_are_beside_their_store(store: str, read_models: str) -> Non
         ConsistencyTimeout("P", 1, 5, 2.0, 4, ""),
         ProjectionFailed("P", "s-1", 1, "T", "why"),
         RestoredBehind("P", 1, 5, "ends before it", "move it away"),
-        ReadModelVersion("P", 1, 2),
+        ReadModelVersion("P", 2, 1),
+        RebuildStopped("P", "why"),
     ],
 )
 def test_errors_cross_processes_unchanged(error: Exception) -> None:
