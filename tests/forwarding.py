@@ -1,18 +1,100 @@
-"""Test tools: a store's checkpoints and parked keys as they are, for stores under test that change other calls only."""
+"""Test tools: a store that hands all calls on to the one behind it, for those that change a few of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from store import EventStore
+from store import EventRecord, EventStore
 from store.ports import Wish
-from store.records import Advance, Checkpoint, ParkedKey
+from store.records import Advance, Checkpoint, Claim, ParkedKey, Route, ShardAppend, Snapshot, Writer
+from store.taking import Holding
+
+Keys = Collection[tuple[int, str, str]]
 
 
 class Forwarding:
-    """Hands on to the store behind it."""
+    """An `EventStore` that does nothing of its own."""
 
     inner: EventStore
+
+    @property
+    def store_id(self) -> str:
+        return self.inner.store_id
+
+    @property
+    def shards(self) -> int:
+        return self.inner.shards
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    # Reading
+
+    async def heads(self) -> dict[int, int]:
+        return await self.inner.heads()
+
+    async def routes(self) -> list[Route]:
+        return await self.inner.routes()
+
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+        return await self.inner.read_shard(shard, after_position, limit)
+
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+        return await self.inner.read_stream(stream, after_version, limit)
+
+    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
+        return await self.inner.read_streams(after_versions)
+
+    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
+        return await self.inner.read_snapshots(streams)
+
+    async def find_commands(self, keys: Keys) -> dict[tuple[int, str, str], EventRecord]:
+        return await self.inner.find_commands(keys)
+
+    # Writing
+
+    async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        return await self.inner.append(appends)
+
+    async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        return await self.inner.settle(epochs)
+
+    async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
+        await self.inner.write_snapshots(snapshots)
+
+    # Ownership
+
+    async def take(self, holder: str) -> int:
+        return await self.inner.take(holder)
+
+    async def holding(self) -> Holding:
+        return await self.inner.holding()
+
+    async def beat(self, generation: int) -> None:
+        await self.inner.beat(generation)
+
+    async def release(self, generation: int) -> None:
+        await self.inner.release(generation)
+
+    async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
+        await self.inner.assign(generation, assignments)
+
+    async def want_hosts(self, generation: int, count: int) -> None:
+        await self.inner.want_hosts(generation, count)
+
+    async def hosts_wanted(self) -> int | None:
+        return await self.inner.hosts_wanted()
+
+    async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
+        return await self.inner.claim(host, shards)
+
+    async def end_writer(self, host: str) -> bool:
+        return await self.inner.end_writer(host)
+
+    async def writers(self) -> dict[str, Writer]:
+        return await self.inner.writers()
+
+    # Checkpoints and parked keys
 
     async def keep_checkpoints(self, subscriber: str, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
         return await self.inner.keep_checkpoints(subscriber, begin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,13 +14,11 @@ from actors.registry import AggregateRegistry
 from actors.wire import Call, CommandMessage, Receipt, pack_call, unpack_answers
 from store import EventrayError, EventRecord, EventStore, OutcomeUnknown
 from store.identity import shard_of
-from store.records import Claim, Route, ShardAppend, Snapshot, Writer
-from store.taking import Holding
-from tests.forwarding import Forwarding
+from store.records import ShardAppend, Snapshot
+from tests.forwarding import Forwarding, Keys
 
 REGISTRY = AggregateRegistry([Customer, Order])
 
-Keys = Collection[tuple[int, str, str]]
 Fault = Callable[[Sequence[ShardAppend]], Exception | None]
 
 
@@ -49,14 +47,6 @@ class FaultyStore(Forwarding):
         self.snapshots: list[Snapshot] = []
         """Those that were written."""
 
-    @property
-    def store_id(self) -> str:
-        return self.inner.store_id
-
-    @property
-    def shards(self) -> int:
-        return self.inner.shards
-
     async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
         self.appends.append(appends)
         if not self.open_gate.is_set():
@@ -73,9 +63,6 @@ class FaultyStore(Forwarding):
         if (error := self.after(appends)) is not None:
             raise error
         return fenced
-
-    async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        return await self.inner.settle(epochs)
 
     async def find_commands(self, keys: Keys) -> dict[tuple[int, str, str], EventRecord]:
         self.lookups.append(keys)
@@ -96,51 +83,6 @@ class FaultyStore(Forwarding):
             raise error
         self.snapshots += snapshots
         await self.inner.write_snapshots(snapshots)
-
-    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
-        return await self.inner.read_stream(stream, after_version, limit)
-
-    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
-        return await self.inner.read_shard(shard, after_position, limit)
-
-    async def heads(self) -> dict[int, int]:
-        return await self.inner.heads()
-
-    async def routes(self) -> list[Route]:
-        return await self.inner.routes()
-
-    async def take(self, holder: str) -> int:
-        return await self.inner.take(holder)
-
-    async def beat(self, generation: int) -> None:
-        await self.inner.beat(generation)
-
-    async def release(self, generation: int) -> None:
-        await self.inner.release(generation)
-
-    async def assign(self, generation: int, assignments: Mapping[int, str | None]) -> None:
-        await self.inner.assign(generation, assignments)
-
-    async def holding(self) -> Holding:
-        return await self.inner.holding()
-
-    async def want_hosts(self, generation: int, count: int) -> None:
-        await self.inner.want_hosts(generation, count)
-
-    async def hosts_wanted(self) -> int | None:
-        return await self.inner.hosts_wanted()
-
-    async def claim(self, host: str, shards: Iterable[int]) -> dict[int, Claim]:
-        return await self.inner.claim(host, shards)
-
-    async def end_writer(self, host: str) -> bool:
-        return await self.inner.end_writer(host)
-
-    async def writers(self) -> dict[str, Writer]:
-        return await self.inner.writers()
-
-    async def close(self) -> None:
-        await self.inner.close()
 
 
 def once(error: Exception) -> Fault:

@@ -424,9 +424,6 @@ class CrashingStore(Forwarding):
         """Where it crashes next: `advance:before`."""
         self.met: set[str] = set()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
     async def advance(self, handler: str, advances: Any, parks: Any, passed: Any) -> dict[int, int]:
         result = await self._around("advance", lambda: self.inner.advance(handler, advances, parks, passed))
         return dict(result)

@@ -23,10 +23,11 @@ from actors.wire import Call, CommandMessage, Receipt, pack_call
 from store import ConcurrencyError, StoreRejected
 from store.identity import shard_of
 from tests.contract.protocol_model import Sending
-from tests.contract.protocol_world import GUILTY, STEPS, Host, World
+from tests.contract.protocol_world import Host, World
 from tests.contract.rows import SHARDS
 from tests.contract.schedules import TIMEOUT_S, search
 from tests.contract.shop_rules import Wish
+from tests.contract.watched_store import GUILTY, STEPS
 
 USED = [0, 1, 2]
 """The shards that customers of a schedule live in."""

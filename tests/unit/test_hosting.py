@@ -17,7 +17,8 @@ from actors.wire import Receipt
 from store import ConcurrencyError, Event, EventRecord, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
 from store.identity import shard_of
 from store.records import ShardAppend
-from tests.hosts import HostUnderTest, Keys, held, host_on, lost_reply, once, until_held
+from tests.forwarding import Keys
+from tests.hosts import HostUnderTest, held, host_on, lost_reply, once, until_held
 
 ADA = CreateCustomer(customer_id="c-1", name="Ada", email="ada@example.com")
 PROMOTE = PromoteToVip(customer_id="c-1", reason="loyal")
