@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 
 from actors.aggregate import Aggregate
 from actors.hosting import HostCore, HostHealth, HostLimits
+from actors.metering import HostMeter, Unmetered
 from actors.registry import AggregateRegistry
 from store.logs import configure_logs
 from store.opening import open_store
@@ -56,10 +57,11 @@ class Host:
 
     _title = "Host"
 
-    def __init__(self, plan: HostPlan) -> None:
+    def __init__(self, plan: HostPlan, meter: HostMeter | None = None) -> None:
         configure_logs(in_worker=True)
         self._plan = plan
         self._title = plan.title
+        self._meter = meter or Unmetered()
         self._store: EventStore | None = None
         self._core: HostCore | None = None
         self._projections: Any = None
@@ -72,9 +74,9 @@ class Host:
     async def open(self) -> None:
         """Open the store and begin. Raises the store's errors; it may then be called again."""
         if self._core is None:
-            store = await open_store(self._plan.store_url, create=False)
+            store = self._meter.around(await open_store(self._plan.store_url, create=False))
             registry = AggregateRegistry(self._plan.aggregates, self._plan.limits.payload_size_max_bytes)
-            core = HostCore(self._plan.name, store, registry, self._plan.limits, self._publish)
+            core = HostCore(self._plan.name, store, registry, self._plan.limits, self._publish, self._meter.answered)
             core.start()
             self._store, self._core = store, core
             gc.set_threshold(*GC_THRESHOLDS)

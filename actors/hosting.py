@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from actors.errors import InvalidCommand, NotOwner, Overloaded, StaleCall
 from actors.loading import Loaded, load_aggregates
-from actors.mail import OpenCall, Pending
+from actors.mail import OpenCall, Pending, Turn
 from actors.passivation import forget_unused
 from actors.registry import AggregateRegistry
 from actors.shard import Shard, Wants
@@ -31,6 +31,9 @@ from store.identity import shard_of
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 log = structlog.get_logger(__name__)
+
+Answered = Callable[[Call, OpenCall], None]
+"""Hears of each call that is answered, once its answers are packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +85,20 @@ class HostCore:
     """All state of one host."""
 
     def __init__(
-        self, name: str, store: EventStore, registry: AggregateRegistry, limits: HostLimits, publish: Publish
+        self,
+        name: str,
+        store: EventStore,
+        registry: AggregateRegistry,
+        limits: HostLimits,
+        publish: Publish,
+        answered: Answered | None = None,
     ) -> None:
-        """`publish` gets each commit's records, in commit order; it must not block."""
+        """`publish` gets each commit's records, in commit order; `answered` each call. Neither may block or raise."""
         self.name = name
         self._store = store
         self._registry = registry
         self._limits = limits
+        self._answered = answered
         self._shards: dict[int, Shard] = {}
         self._snapshots = SnapshotKeeper(store)
         self._writer = Writer(store, self._shards, publish, self._advance, self._spawn)
@@ -156,13 +166,24 @@ class HostCore:
         Raises StaleCall for a number that is not above the session's last one.
         """
         self._check()
+        arrived_s = time.monotonic()
         request = unpack_call(call)
         self._accept_number(request)
-        open_call = OpenCall(len(request.commands))
-        size = len(call)
-        if not self._has_room(len(request.commands), size):
-            overloaded = Overloaded(self._limits.retry_after_ms)
-            return pack_answers([overloaded] * len(request.commands))
+        open_call = OpenCall(len(request.commands), arrived_s)
+        if self._has_room(len(request.commands), len(call)):
+            await self._work_off(request, open_call, len(call))
+        else:
+            for index in range(len(request.commands)):
+                open_call.answer(index, Overloaded(self._limits.retry_after_ms))
+        answers = [answer for answer in open_call.answers if answer is not None]
+        self._duplicates += sum(type(answer) is Receipt and answer.duplicate for answer in answers)
+        packed = pack_answers(answers)
+        if self._answered is not None:
+            self._answered(request, open_call)
+        return packed
+
+    async def _work_off(self, request: Call, open_call: OpenCall, size: int) -> None:
+        """Return once each command of the call has its answer."""
         self._pending_commands += len(request.commands)
         self._pending_bytes += size
         self._open_calls.add(open_call)
@@ -173,9 +194,6 @@ class HostCore:
             self._open_calls.discard(open_call)
             self._pending_commands -= len(request.commands)
             self._pending_bytes -= size
-        answers = [answer for answer in open_call.answers if answer is not None]
-        self._duplicates += sum(type(answer) is Receipt and answer.duplicate for answer in answers)
-        return pack_answers(answers)
 
     def _accept_number(self, request: Call) -> None:
         if request.number <= self._sessions.get(request.session, -1):
@@ -196,7 +214,7 @@ class HostCore:
 
     def _admit(self, request: Call, open_call: OpenCall) -> list[Shard]:
         """Put a call's commands into their shards' mail; return those shards."""
-        now_s = time.monotonic()
+        now_s = open_call.arrived_s
         touched: dict[int, Shard] = {}
         for index, message in enumerate(request.commands):
             shard = self._shards.get(message.shard)
@@ -217,14 +235,14 @@ class HostCore:
 
     def _advance(self, shards: Iterable[Shard]) -> None:
         """Let these shards decide what they can, wake the writer, and read what they lack."""
-        now_s, recorded_at = time.monotonic(), time.time_ns() // 1000
+        turn = Turn(time.monotonic(), time.time_ns() // 1000)
         lacking: list[tuple[Shard, Wants]] = []
         room_bytes = self._limits.unstored_bytes_max - sum(shard.unstored_bytes for shard in self._shards.values())
         after_a_turn: list[Shard] = []
         due, self._held_back = dict.fromkeys((*self._held_back, *shards)), []
         for shard in due:
             before_bytes = shard.unstored_bytes
-            shard.decide(now_s, recorded_at, room_bytes)
+            shard.decide(turn, room_bytes)
             room_bytes -= shard.unstored_bytes - before_bytes
             if shard.has_decided:
                 self._writer.wake()
@@ -236,6 +254,7 @@ class HostCore:
                 if wants.keys or wants.streams:
                     shard.loading = wants
                     lacking.append((shard, wants))
+        turn.ended_s = time.monotonic()
         self._held_back += after_a_turn
         if lacking:
             self._spawn(self._load(lacking))

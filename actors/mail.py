@@ -6,6 +6,7 @@ Plain data, one object per command and one future per call. Not here: deciding (
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from actors.commands import Command
@@ -20,14 +21,30 @@ EVENT_FRAME_BYTES = 500
 """What a row takes in memory beside its data and metadata, about."""
 
 
+class Turn:
+    """One time that a host's shards decide, all of them together."""
+
+    __slots__ = ("began_s", "ended_s", "recorded_at")
+
+    def __init__(self, began_s: float, recorded_at: int) -> None:
+        self.began_s = self.ended_s = began_s
+        """On the host's monotonic clock."""
+        self.recorded_at = recorded_at
+        """What its events are recorded at: microseconds since 1970, UTC."""
+
+
 class OpenCall:
     """One call of a client: its answers in the order of its commands, complete when the last one is there."""
 
-    __slots__ = ("answers", "done", "missing")
+    __slots__ = ("answered_s", "answers", "arrived_s", "done", "missing", "turn")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, arrived_s: float) -> None:
         self.answers: list[Answer | None] = [None] * size
         self.missing = size
+        self.arrived_s = self.answered_s = arrived_s
+        """When it came, and when its last answer was there, on the host's monotonic clock."""
+        self.turn: Turn | None = None
+        """In which its last command was decided; None: none was."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not size:
             self.done.set_result(None)
@@ -38,6 +55,7 @@ class OpenCall:
             self.answers[index] = answer
             self.missing -= 1
             if not self.missing and not self.done.done():
+                self.answered_s = time.monotonic()
                 self.done.set_result(None)
 
     def fail(self, error: Exception) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from actors.aggregate import Aggregate
 from actors.errors import CommandTimeout, NotOwner
 from actors.live import LiveAggregates
-from actors.mail import Answer, Pending
+from actors.mail import Answer, Pending, Turn
 from actors.recording import receipt_of, records_of, repeated
 from actors.registry import AggregateRegistry
 from actors.snapshot_keeper import SnapshotKeeper
@@ -97,12 +97,12 @@ class Shard:
 
     # --- deciding ---
 
-    def decide(self, now_s: float, recorded_at: int, room_bytes: int) -> None:
-        """Decide the mail in order, as far as it can be without reading. `now_s` monotonic, `recorded_at` in us.
+    def decide(self, turn: Turn, room_bytes: int) -> None:
+        """Decide the mail in order, as far as it can be without reading, in a turn of the host.
 
         Stops where the new events take `room_bytes` or more: the last decision may go beyond.
         """
-        full_bytes = self.unstored_bytes + room_bytes
+        full_bytes, now_s = self.unstored_bytes + room_bytes, turn.began_s
         while self.inbox and not self.busy:
             if self.unstored_bytes >= full_bytes:
                 return
@@ -112,7 +112,8 @@ class Shard:
             if pending.expires_s > now_s and not self._ready(pending):
                 return
             self.inbox.popleft()
-            self._decide_one(pending, now_s, recorded_at)
+            pending.call.turn = turn
+            self._decide_one(pending, now_s, turn.recorded_at)
         self._unreadable.clear()
 
     def wants(self) -> Wants:

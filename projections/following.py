@@ -7,7 +7,7 @@ with events (`projection_sink.py`, `handler_sink.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -19,6 +19,7 @@ from projections.handler_sink import HandlerSink, HandlerState
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
+from projections.sink import Sink
 from projections.subscriber import Lag, Subscriber, SubscriberLimits
 from store.codec import EventRegistry
 from store.ports import EventStore
@@ -41,8 +42,9 @@ class Following:
         handlers: Iterable[Handler],
         events: EventRegistry,
         limits: SubscriberLimits | None = None,
+        around_sink: Callable[[Sink], Sink] | None = None,
     ) -> None:
-        """Raises InvalidValue where a method of one is none for its type."""
+        """`around_sink` may put something around each sink. Raises InvalidValue where a method is none for its type."""
         shards, limits = range(store.shards), limits or SubscriberLimits()
         handler_limits = replace(limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s))
         self._subscribers: dict[str, Subscriber] = {}
@@ -60,6 +62,9 @@ class Following:
             self._subscribers[handler.name] = Subscriber(
                 store, handler_sink, shards, start=handler.start, limits=handler_limits
             )
+        if around_sink is not None:
+            for subscriber in self._subscribers.values():
+                subscriber.sink = around_sink(subscriber.sink)
 
     async def start(self) -> None:
         """Begin to follow. Raises RestoredBehind, ReadModelVersion, ReadModelUnavailable, StoreUnavailable."""

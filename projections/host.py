@@ -22,6 +22,7 @@ from projections.following import Following
 from projections.handler import Handler
 from projections.handler_sink import HandlerState
 from projections.listening import Listeners
+from projections.metering import FollowerMeter, Unmetered
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.subscriber import Lag, SubscriberLimits
@@ -73,10 +74,11 @@ class ProjectionHost:
 
     _title = "Projections"
 
-    def __init__(self, plan: ProjectionPlan) -> None:
+    def __init__(self, plan: ProjectionPlan, meter: FollowerMeter | None = None) -> None:
         configure_logs(in_worker=True)
         self._plan = plan
         self._title = plan.title
+        self._meter = meter or Unmetered()
         self._store: EventStore | None = None
         self._read_models: ReadModels | None = None
         self._following: Following | None = None
@@ -93,11 +95,12 @@ class ProjectionHost:
         if self._store is not None:
             return
         plan = self._plan
-        store = await open_store(plan.store_url, create=False)
+        store = self._meter.around(await open_store(plan.store_url, create=False))
         read_models = ReadModels(plan.store_url)
         try:
             events = EventRegistry(plan.events)
-            following = Following(store, read_models, plan.projections, plan.handlers, events, plan.limits)
+            derived = (plan.projections, plan.handlers, events)
+            following = Following(store, read_models, *derived, plan.limits, self._meter.around_sink)
             await following.start()
         except BaseException:
             await read_models.close()
@@ -110,7 +113,9 @@ class ProjectionHost:
         """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
         self._listeners.push(blob)
         if self._following is not None:
-            self._following.push([EventRecord._make(fields) for fields in msgpack.unpackb(blob)])
+            records = [EventRecord._make(fields) for fields in msgpack.unpackb(blob)]
+            self._following.push(records)
+            self._meter.pushed(len(records))
 
     async def listen(self, name: str, timeout_s: float) -> list[bytes]:
         """Return what was pushed here since the last call under this name; see `Listeners.listen`."""

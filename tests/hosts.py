@@ -10,12 +10,13 @@ from typing import Any
 from actors.commands import Command
 from actors.customers import Customer, Order
 from actors.hosting import HostCore, HostLimits
+from actors.mail import OpenCall
 from actors.registry import AggregateRegistry
 from actors.wire import Call, CommandMessage, Receipt, pack_call, unpack_answers
 from store import EventrayError, EventRecord, EventStore, OutcomeUnknown
+from store.forwarding import Forwarding, Keys
 from store.identity import shard_of
 from store.records import ShardAppend, Snapshot
-from tests.forwarding import Forwarding, Keys
 
 REGISTRY = AggregateRegistry([Customer, Order])
 
@@ -101,6 +102,7 @@ class HostUnderTest:
     def __init__(self, core: HostCore, store: FaultyStore, epochs: dict[int, int], registry: AggregateRegistry) -> None:
         self.core, self.store, self.epochs, self.registry = core, store, epochs, registry
         self.published: list[EventRecord] = []
+        self.answered: list[tuple[Call, OpenCall]] = []
         self.numbers = 0
 
     def message(self, command: Command, command_id: str, **fields: Any) -> CommandMessage:
@@ -153,10 +155,11 @@ async def host_on(
     everything = dict.fromkeys(range(inner.shards), name)
     await inner.assign(generation, everything)
     records: list[EventRecord] = []
-    core = HostCore(name, store, registry, limits or HostLimits(), records.extend)
+    calls: list[tuple[Call, OpenCall]] = []
+    core = HostCore(name, store, registry, limits or HostLimits(), records.extend, lambda *call: calls.append(call))
     core.start()
     host = HostUnderTest(core, store, await core.claim(everything), registry)
-    host.published = records
+    host.published, host.answered = records, calls
     try:
         yield host
     finally:

@@ -17,9 +17,9 @@ from projections.handler import Handler, Policy
 from projections.handler_sink import HandlerSink
 from projections.subscriber import Subscriber, SubscriberLimits
 from store import Event, EventRecord, EventStore, StoreUnavailable
+from store.forwarding import Forwarding
 from store.records import Checkpoint, ParkedKey
 from tests.contract.conftest import Opener
-from tests.forwarding import Forwarding
 from tests.logs import EVENTS, Log, created, ordered
 
 QUICK = Policy(attempts_max=3, wait_first_s=0.001, wait_max_s=0.002)

@@ -10,8 +10,8 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable
+from store.forwarding import Forwarding, Keys
 from store.records import Claim, ShardAppend, Snapshot
-from tests.forwarding import Forwarding, Keys
 
 if TYPE_CHECKING:
     from tests.contract.protocol_world import World

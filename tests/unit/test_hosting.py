@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 
@@ -15,9 +16,9 @@ from actors.errors import CommandIdReused, CommandTimeout, DomainError, InvalidC
 from actors.registry import AggregateRegistry
 from actors.wire import Receipt
 from store import ConcurrencyError, Event, EventRecord, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
+from store.forwarding import Keys
 from store.identity import shard_of
 from store.records import ShardAppend
-from tests.forwarding import Keys
 from tests.hosts import HostUnderTest, held, host_on, lost_reply, once, until_held
 
 ADA = CreateCustomer(customer_id="c-1", name="Ada", email="ada@example.com")
@@ -75,6 +76,21 @@ async def test_health_counts_duplicates_and_lost_replies(host: HostUnderTest) ->
         while host.core.health().duplicates < 2:
             await asyncio.sleep(0.01)
     assert (host.core.health().duplicates, host.core.health().unknown_outcomes) == (2, 1)
+
+
+async def test_whoever_measures_hears_of_each_call_and_of_where_its_time_went(host: HostUnderTest) -> None:
+    held(host)
+    execution = asyncio.create_task(host.execute(host.message(ADA, "k-1"), host.message(PROMOTE, "k-2")))
+    await until_held(host)
+    assert host.answered == []
+    opened_s = time.monotonic()
+    host.store.open_gate.set()
+    answers = await execution
+    ((request, call),) = host.answered
+    assert [message.command_id for message in request.commands] == ["k-1", "k-2"]
+    assert call.answers == answers
+    assert call.turn is not None
+    assert call.arrived_s <= call.turn.began_s <= call.turn.ended_s <= opened_s <= call.answered_s <= time.monotonic()
 
 
 async def test_the_same_id_with_another_payload_is_refused(host: HostUnderTest) -> None:

@@ -1,12 +1,14 @@
-"""Test tools: a store that hands all calls on to the one behind it, for those that change a few of them."""
+"""A store that hands all calls on to the one behind it, for those that add something to a few of them.
+
+Not here: what is added (`cluster/metrics/` measures, tests let calls fail).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from store import EventRecord, EventStore
-from store.ports import Wish
-from store.records import Advance, Checkpoint, Claim, ParkedKey, Route, ShardAppend, Snapshot, Writer
+from store.ports import EventStore, Wish
+from store.records import Advance, Checkpoint, Claim, EventRecord, ParkedKey, Route, ShardAppend, Snapshot, Writer
 from store.taking import Holding
 
 Keys = Collection[tuple[int, str, str]]

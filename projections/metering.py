@@ -1,0 +1,40 @@
+"""The port through which a projection host is measured: what is put around its store and its sinks.
+
+Not here: what is counted (`cluster/metrics/`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from projections.sink import Sink
+from store.ports import EventStore
+
+
+class FollowerMeter(Protocol):
+    """Measures one projection host. It belongs to its event loop, must not block and must not raise."""
+
+    def around(self, store: EventStore) -> EventStore:
+        """Return a store that hands all calls on to this one, and measures them."""
+        ...
+
+    def around_sink(self, sink: Sink) -> Sink:
+        """Return a sink that hands all calls on to this one, and measures them."""
+        ...
+
+    def pushed(self, events: int) -> None:
+        """Hear of a push of so many events."""
+        ...
+
+
+class Unmetered:
+    """Measures nothing."""
+
+    def around(self, store: EventStore) -> EventStore:
+        return store
+
+    def around_sink(self, sink: Sink) -> Sink:
+        return sink
+
+    def pushed(self, events: int) -> None:
+        return
