@@ -66,11 +66,17 @@ def back_up(url: str, target: Path, progress: Progress) -> int:
 
 
 def server_command(url: str, target: Path) -> str | None:
-    """Return the shell command that backs up a PostgreSQL store, without its password; None for other stores."""
+    """Return the shell command that backs up a PostgreSQL store, without its password; None for other stores.
+
+    A store in a schema of its own is backed up alone. (libpq knows no `search_path` in a URL, which asyncpg does.)
+    """
     if parsed_url(url).scheme != "postgresql":
         return None
-    database = without_secrets(make_url(url)).render_as_string(hide_password=False)
-    return f"pg_dump --format=custom --file={shlex.quote(str(target))} --dbname={shlex.quote(database)}"
+    made = without_secrets(make_url(url))
+    schema = made.query.get("search_path")
+    database = made.difference_update_query(["search_path"]).render_as_string(hide_password=False)
+    command = f"pg_dump --format=custom --file={shlex.quote(str(target))} --dbname={shlex.quote(database)}"
+    return f"{command} --schema={shlex.quote(schema)}" if isinstance(schema, str) else command
 
 
 def _path_of(url: str) -> Path:

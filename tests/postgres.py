@@ -35,6 +35,11 @@ class Server:
         return path
 
     @property
+    def programs(self) -> Path:
+        """Where psql, pg_dump and their like are, of the server's version."""
+        return Path(self._server.bin_path)
+
+    @property
     def pid(self) -> int:
         return self._server.get_postmaster_info().pid
 

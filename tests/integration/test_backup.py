@@ -114,3 +114,9 @@ def test_for_postgres_the_command_is_told_without_the_password() -> None:
     expected = "pg_dump --format=custom --file='my shop.dump' --dbname=postgresql://ada@db.example:5433/shop"
     assert command == expected
     assert server_command("sqlite:///shop.db", Path("x")) is None
+
+
+def test_a_schema_is_backed_up_alone() -> None:
+    command = server_command("postgresql://ada@/shop?host=%2Frun&search_path=two", Path("x.dump"))
+    expected = "pg_dump --format=custom --file=x.dump --dbname='postgresql://ada@/shop?host=%2Frun' --schema=two"
+    assert command == expected
