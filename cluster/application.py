@@ -19,7 +19,7 @@ from typing import Any
 from actors.aggregate import Aggregate
 from actors.customers import Customer, Order
 from actors.registry import AggregateRegistry
-from projections.customers import CustomerProjection
+from projections.customers import CustomerProjection, PromotionNotice, WelcomeMail
 from projections.handler import Handler
 from projections.projection import Projection
 from store.errors import EventrayError, InvalidValue
@@ -119,8 +119,11 @@ class Application:
 
 
 def default_application() -> Application:
-    """Return the shop that Eventray ships: customers, their orders, and the read model of both."""
-    return Application(aggregates=(Customer, Order), projections=(CustomerProjection,))
+    """Return the shop that Eventray ships: customers, their orders, their read model, and what is sent to them.
+
+    The handlers that send are off until the environment says where to.
+    """
+    return Application((Customer, Order), (CustomerProjection,), (WelcomeMail, PromotionNotice))
 
 
 def application_of(app: Application | str | None) -> Application:

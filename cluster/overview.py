@@ -6,15 +6,17 @@ Starts nothing, and holds nothing. Not here: how it is shown (`cli/status.py`).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import ray
 
 from cluster.application import Application
-from cluster.ray_edge import COORDINATOR, NoCoordinator, ask, namespace_of
+from cluster.ray_edge import COORDINATOR, NoCoordinator, RayTransport, ask, namespace_of
 from cluster.status import RuntimeStatus
 from projections.errors import ReadModelMissing, ReadModelUnavailable
+from projections.host import ProjectionHealth
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from store.errors import InvalidValue
@@ -49,6 +51,30 @@ class SubscriberStatus(NamedTuple):
     """Whether it has ever run on this store."""
 
 
+class HandlerStatus(NamedTuple):
+    """One handler: its progress by the store, and how it is by the runtime."""
+
+    name: str
+    behind: int
+    """Events of the log that it has not taken yet; 0 where it has never begun."""
+    begun: bool
+    """Whether it has ever run on this store."""
+    parked: int
+    """Partition keys that are parked."""
+    off: str | None
+    """Why it does nothing in the runtime; empty: it is on. None: no runtime could be asked."""
+    standing: dict[int, str]
+    """Shards that stand still, and what each waits for."""
+    handled: int = 0
+    """Events that it took since the runtime's processes began; this and what follows is 0 without a runtime."""
+    failed: int = 0
+    """Attempts that failed."""
+    skipped: int = 0
+    """Events that were left out after their last attempt."""
+    stuck: int = 0
+    """Calls that were given up and have not returned."""
+
+
 class StreamPlace(NamedTuple):
     """Where one aggregate lives."""
 
@@ -73,6 +99,7 @@ class Overview(NamedTuple):
     unreached: str
     shards: list[ShardStatus]
     subscribers: list[SubscriberStatus]
+    handlers: list[HandlerStatus]
     place: StreamPlace | None
     """Of the stream that was asked for."""
 
@@ -106,10 +133,18 @@ class OverviewReader:
         heads = await self._store.heads()
         shards = [ShardStatus(*route, heads[route.shard]) for route in await self._store.routes()]
         subscribers = [await self._progress(projection, heads) for projection in self._application.projections]
+        handlers = await self._handlers(heads, await self._healths(runtime) if runtime else [])
         place = None if self._stream is None else await self._place(self._stream, shards, runtime)
-        holding = await self._store.holding()
         return Overview(
-            shown_url(self._url), self._store.store_id, holding, runtime, unreached, shards, subscribers, place
+            store=shown_url(self._url),
+            store_id=self._store.store_id,
+            holding=await self._store.holding(),
+            runtime=runtime,
+            unreached=unreached,
+            shards=shards,
+            subscribers=subscribers,
+            handlers=handlers,
+            place=place,
         )
 
     async def _ask_runtime(self) -> tuple[RuntimeStatus | None, str]:
@@ -122,6 +157,33 @@ class OverviewReader:
             return None, "no runtime on this store is at this Ray"
         except (TimeoutError, NoCoordinator) as error:
             return None, str(error) or f"its coordinator does not answer within {ANSWER_WITHIN_S:g} s"
+
+    async def _healths(self, runtime: RuntimeStatus) -> list[ProjectionHealth]:
+        """Ask those that follow the log how they are; who doesn't answer is left out."""
+        transport = RayTransport(namespace_of(self._store.store_id))
+        names = [each.name for each in runtime.projection_hosts if each.name is not None]
+        asked = [asyncio.wait_for(transport.ask(name, "health"), ANSWER_WITHIN_S) for name in names]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer for answer in answers if isinstance(answer, ProjectionHealth)]
+
+    async def _handlers(self, heads: dict[int, int], healths: list[ProjectionHealth]) -> list[HandlerStatus]:
+        """One handler may run in several processes, each for some shards."""
+        parked = Counter(row.handler for row in await self._store.parked())
+        found = []
+        for name in [handler.name for handler in self._application.handlers]:
+            positions = {shard: place.position for shard, place in (await self._store.checkpoints(name)).items()}
+            behind = sum(heads[shard] - position for shard, position in positions.items())
+            states = [state for health in healths for state in health.handlers if state.handler == name]
+            lags = [lag for health in healths for lag in health.lags if lag.subscriber == name]
+            standing = {shard: reason for lag in lags for shard, reason in lag.blocked.items()}
+            off = max((state.off for state in states), default=None)
+            told = HandlerStatus(name, behind, bool(positions), parked[name], off, standing)
+            counts = {
+                count: sum(getattr(state, count) for state in states)
+                for count in ("handled", "failed", "skipped", "stuck")
+            }
+            found.append(told._replace(**counts))
+        return found
 
     async def _progress(self, projection: type[Projection], heads: dict[int, int]) -> SubscriberStatus:
         try:

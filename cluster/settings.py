@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from actors.hosting import HostLimits
 from cluster.limits import ClientLimits
-from store.errors import InvalidValue
+from projections.environment import read_environment
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 Seconds = Annotated[float, Field(ge=0.01, le=3600)]
@@ -122,11 +122,4 @@ class Settings(BaseSettings):
 
 def read_settings(**values: Any) -> Settings:
     """Return the settings of this process's environment, `values` going before it. Raises InvalidValue."""
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = "_".join(str(part) for part in first["loc"]) or "settings"
-        given = field not in values and field in Settings.model_fields
-        name = f"EVENTRAY_{field.upper()}" if given else field
-        raise InvalidValue(name, repr(first["input"])[:60], first["msg"]) from error
+    return read_environment(Settings, **values)

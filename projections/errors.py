@@ -130,6 +130,13 @@ class Undeliverable(EventrayError):
         super().__init__(reason)
 
 
+class NotSent(EventrayError):
+    """It was not sent, as far as is known here: {0}"""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
 class CallTimedOut(EventrayError):
     """It took longer than {0} s."""
 

@@ -22,7 +22,7 @@ from cluster.cli.console import print_json
 from cluster.cli.options import Address, App, Json, Store, run
 
 if TYPE_CHECKING:
-    from cluster.overview import Overview, ShardStatus
+    from cluster.overview import HandlerStatus, Overview, ShardStatus
     from cluster.status import ProcessStatus, RuntimeStatus
 
 Watch = Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")]
@@ -41,7 +41,8 @@ def status(
 ) -> None:
     """Print how the runtime on a store is: nodes, hosts, shards, epochs, heads, queues, and how far projections are.
 
-    Without a runtime, what the store says. Starts no Ray.
+    And how handlers are: off, behind, standing still, how many keys they have parked. Without a runtime, what the store
+    says. Starts no Ray.
     """
     run(_show(_overviews(store, address, app, stream, every if watch else None), watch, json))
 
@@ -96,6 +97,7 @@ def as_json(overview: Overview) -> dict[str, Any]:
         "generation": overview.holding.generation,
         "shards": [shard._asdict() for shard in overview.shards],
         "subscribers": [subscriber._asdict() for subscriber in overview.subscribers],
+        "handlers": [handler._asdict() for handler in overview.handlers],
     }
     if runtime is not None:
         told |= {
@@ -138,7 +140,10 @@ def as_tables(overview: Overview) -> RenderableType:
     parts: list[RenderableType] = [_headline(overview)]
     if overview.runtime is not None:
         parts += [_node_table(overview.runtime), _host_table(overview.runtime)]
-    parts += [_subscriber_table(overview), _shard_table(overview)]
+    parts.append(_subscriber_table(overview))
+    if overview.handlers:
+        parts.append(_handler_table(overview))
+    parts.append(_shard_table(overview))
     if (place := overview.place) is not None:
         where = f"{place.host or 'nobody'}" + (f" on {place.node}" if place.node else "")
         parts.append(f"{place.stream}: shard {place.shard} at epoch {place.epoch}, served by {where}")
@@ -185,6 +190,27 @@ def _subscriber_table(overview: Overview) -> Table:
         behind = f"{each.behind:,}" if each.begun else f"{each.behind:,} (never run)"
         table.add_row(each.name, behind, str(each.shards_behind))
     return table
+
+
+def _handler_table(overview: Overview) -> Table:
+    numbers = ("events behind", "keys parked", "handled", "failed", "skipped", "stuck")
+    table = _table("Handlers", "name", "state", numbers=numbers)
+    for each in overview.handlers:
+        behind = f"{each.behind:,}" if each.begun else "never run"
+        counts = (each.parked, each.handled, each.failed, each.skipped, each.stuck)
+        table.add_row(each.name, _handler_state(each), behind, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _handler_state(handler: HandlerStatus) -> str:
+    if handler.off is None:
+        return "not known: no runtime was asked"
+    if handler.off:
+        return f"off: {handler.off}"
+    if not handler.standing:
+        return "on"
+    shards, reason = _ranges(sorted(handler.standing)), next(iter(handler.standing.values()))
+    return f"waiting in shards {shards}: {reason}"
 
 
 def _shard_table(overview: Overview) -> Table:

@@ -64,8 +64,12 @@ def test_a_runtime_stays_is_joined_told_of_and_ended(tmp_path: Path, shop: str) 
     place, shard = told["stream"], told["shards"][told["stream"]["shard"]]
     assert (place["partition_key"], place["node"]) == ("c-1", told["nodes"][0]["address"])
     assert shard == {"shard": place["shard"], "host": place["host"], "epoch": place["epoch"], "head": 2}
+    assert {handler["name"]: (handler["off"], handler["begun"]) for handler in told["handlers"]} == {
+        "WelcomeMail": ("EVENTRAY_SMTP_HOST is not set", False),
+        "PromotionNotice": ("EVENTRAY_PROMOTION_WEBHOOK_URL is not set", False),
+    }
     page = ours(tmp_path, "status", "--store", shop, "--stream", "customer-c-1").out
-    for words in ("a runtime of 2 hosts, it stays", "host-1-1-1", "CustomerProjection", "customer-c-1: shard"):
+    for words in ("a runtime of 2 hosts, it stays", "host-1-1-1", "CustomerProjection", "customer-c-1: shard", "off:"):
         assert words in page
 
     store_id = began.json["store_id"]
@@ -77,6 +81,7 @@ def test_a_runtime_stays_is_joined_told_of_and_ended(tmp_path: Path, shop: str) 
     assert (told["running"], told["given_back"]) == (False, True)
     assert {shard["host"] for shard in told["shards"]} == {None}
     assert [subscriber["behind"] for subscriber in told["subscribers"]] == [0] * len(told["subscribers"])
+    assert {handler["off"] for handler in told["handlers"]} == {None}
     assert ours(tmp_path, "down", "--store", shop, "--json").json == {"ended": False, "ray_ended": False}
 
 
