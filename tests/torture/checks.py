@@ -114,7 +114,8 @@ def check_receipts(evidence: Evidence, history: History) -> Findings:
         if receipt.store != evidence.store_id or receipt.stream != sending.wish.stream:
             yield _mismatch(f"{sending}: its receipt names store {receipt.store}, stream {receipt.stream}")
         rows = history.rows_of.get(caused)
-        if not rows:
+        if not rows or (receipt.position < rows[0].position and _changed_nothing(sending, receipt, history)):
+            # Where there are rows, the command was decided anew later: one that changes nothing leaves no trace.
             yield from _check_no_event(sending, receipt, history)
             continue
         place, said = (rows[-1].shard, rows[-1].position, rows[-1].version), (*receipt[2:4], receipt.version)
@@ -127,12 +128,16 @@ def check_receipts(evidence: Evidence, history: History) -> Findings:
 def _check_no_event(sending: Sending, receipt: Receipt, history: History) -> Findings:
     """A receipt without events is right where the command changed nothing; else what it says is lost."""
     states = history.states(sending.wish, receipt.position)
-    if receipt.position > history.heads.get(receipt.shard, 0) or decided(states, sending.wish) != []:
+    if receipt.position > history.heads.get(receipt.shard, 0) or not _changed_nothing(sending, receipt, history):
         yield Finding(Kind.LOST, f"{sending} was acknowledged at {receipt[2:4]}, and has no events")
     elif states[sending.wish.stream].version != receipt.version:
         yield _mismatch(f"{sending}: version {receipt.version} by its receipt, {states[sending.wish.stream].version}")
     elif not _within(history, receipt.shard, sending, receipt.position):
         yield _mismatch(f"{sending}: position {receipt.position} is not of the time between its sending and its answer")
+
+
+def _changed_nothing(sending: Sending, receipt: Receipt, history: History) -> bool:
+    return not receipt.duplicate and decided(history.states(sending.wish, receipt.position), sending.wish) == []
 
 
 def check_refusals(evidence: Evidence, history: History) -> Findings:
@@ -213,11 +218,20 @@ def _placed(history: History) -> dict[int, list[Placed]]:
     """By shard, from the last position to the first."""
     shards: dict[int, list[Placed]] = defaultdict(list)
     for caused, rows in history.rows_of.items():
-        if sendings := [sending for sending in history.sendings_of.get(caused, []) if sending.may_have_acted]:
+        if sendings := [
+            each for each in history.sendings_of.get(caused, []) if _may_have_caused(each, rows[0], history)
+        ]:
             shards[rows[0].shard].append(Placed(rows[0], sendings))
     for placed in shards.values():
         placed.sort(key=lambda each: -each.row.position)
     return shards
+
+
+def _may_have_caused(sending: Sending, row: Row, history: History) -> bool:
+    """Whether the event may come from this sending: it was not refused, nor answered before as changing nothing."""
+    receipt = sending.receipt
+    before = receipt is not None and receipt.position < row.position and _changed_nothing(sending, receipt, history)
+    return sending.may_have_acted and not before
 
 
 def check_order_of_answers(_evidence: Evidence, history: History) -> Findings:

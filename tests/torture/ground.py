@@ -23,11 +23,15 @@ from typing import Any, NamedTuple
 import psutil
 import ray
 from ray._private.state import actors as all_actors
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from cluster import Runtime
 from cluster.ray_edge import namespace_of
 from cluster.settings import Settings
+from cluster.status import RuntimeStatus
+from store.errors import EventrayError
 from tests.torture.driver import DriverPlan
 
 MARK = "RAY_TMPDIR"
@@ -41,6 +45,7 @@ FAST_DETECTION = {
 """A node that says nothing is dead to Ray after some 4 s instead of 65 s, so that a short run sees it."""
 COORDINATOR, HOST, PROJECTIONS = "coordinator", "host", "projections"
 NODES = 3
+NODES_MAX = NODES + 1
 HOSTS = 3
 SHARDS = 16
 DRIVERS = 3
@@ -110,12 +115,40 @@ class Ground:
         """All nodes but the head, oldest first."""
         return sorted(self._cluster.worker_nodes, key=lambda node: node.node_id)
 
+    async def add_node(self) -> bool:
+        """Let one more node join, unless there are as many as there may be; return whether it did."""
+        async with self._changing:
+            if len(self.nodes()) + 1 >= NODES_MAX:
+                return False
+            self._cluster.add_node(wait=False, num_cpus=1)  # Ray wants the main thread for this
+            return True
+
+    def announce_end(self, node: Any, within_s: float) -> None:
+        """Give the notice that comes before a preemption: Ray marks the node, and that is all. Blocks."""
+        reason = autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION  # type: ignore[attr-defined]
+        at_ms = int((time.time() + within_s) * 1000)
+        GcsClient(address=self._cluster.address).drain_node(node.node_id, reason, "torture", at_ms)
+
     async def end_node(self, node: Any) -> None:
-        """End what is left of a node whose raylet is dead or dying, and put another one in its place."""
+        """End what is left of a node, at once, and put another one in its place if else there were too few."""
         async with self._changing:
             if node in self._cluster.worker_nodes:
                 await asyncio.to_thread(self._cluster.remove_node, node, False)
-                self._cluster.add_node(wait=False, num_cpus=1)  # Ray wants the main thread for this
+                if len(self.nodes()) + 1 < NODES:
+                    self._cluster.add_node(wait=False, num_cpus=1)
+
+    async def status(self) -> RuntimeStatus:
+        """Ask the coordinator how the runtime is."""
+        status: RuntimeStatus = await self._runtime.status()
+        return status
+
+    async def scale(self, hosts: int, within_s: float) -> bool:
+        """Want so many hosts; return whether there are within that time."""
+        with suppress(EventrayError, TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._runtime.scale(hosts)
+                return True
+        return False
 
     async def stop_runtime(self) -> None:
         """End the runtime gracefully."""

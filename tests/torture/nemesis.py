@@ -13,11 +13,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.integration.faulty_shop import lost_reply_flag, postgres_lost_reply_flag, stop_flag
+from tests.integration.faulty_shop import (
+    append_stop_flag,
+    commit_stop_flag,
+    lost_reply_flag,
+    postgres_lost_reply_flag,
+    stop_flag,
+)
 from tests.postgres import Server
 from tests.torture.ground import (
     COORDINATOR,
     HOST,
+    HOSTS,
     PROJECTIONS,
     Actor,
     Ground,
@@ -30,6 +37,9 @@ from tests.torture.schedule import Fault, Strike
 
 FIND_WITHIN_S = 8.0
 NODE_AWAY_S = 2.0
+ZOMBIE_ALONE_S = 1.5
+"""How long a zombie is back before its node is, which then learns that both are held to be dead."""
+CALM_WITHIN_S = 90.0
 FLAG_TAKEN_WITHIN_S = 10.0
 IN_FLIGHT_WITHIN_S = 0.1
 
@@ -52,6 +62,7 @@ class Nemesis:
         """Processes that are to be continued."""
         self._nodes_struck: set[str] = set()
         self._database = asyncio.Lock()
+        self._scaling = asyncio.Lock()
         self.server: Server | None = None
         """The PostgreSQL server, where the store is on one."""
         self.counts: Counter[Fault] = Counter()
@@ -59,9 +70,14 @@ class Nemesis:
         """Faults that found nobody."""
         self.zombies = 0
         """Stopped hosts that were gone before they were continued: somebody killed them."""
+        self.troubles: list[str] = []
+        """What went wrong though nothing was done to it any more."""
+        self.returned = 0
+        """Hosts that were stopped with events to store, and came back."""
 
     async def run(self, strikes: Sequence[Strike]) -> None:
-        """Carry out all of them; returns once the last one is over and nobody is stopped any more."""
+        """Carry out all of them; returns once the last one is over, nobody is stopped, and as many hosts are wanted
+        as before."""
         began_s = time.monotonic()
         under_way = []
         try:
@@ -72,6 +88,8 @@ class Nemesis:
         finally:
             for pid in self._stopped:
                 continue_process(pid)
+        if not await self._ground.scale(HOSTS, CALM_WITHIN_S):
+            self.troubles.append(f"there were not {HOSTS} hosts again after {CALM_WITHIN_S:g} s")
 
     async def _carry_out(self, strike: Strike) -> None:
         ways: dict[Fault, Callable[[Strike], Awaitable[dict[str, Any]]]] = {
@@ -84,6 +102,10 @@ class Nemesis:
             Fault.DRIVER_KILLED: self._kill_driver,
             Fault.REPLY_LOST: self._lose_reply,
             Fault.COMMIT_STOPPED: self._stop_commit,
+            Fault.APPEND_STOPPED: self._stop_append,
+            Fault.NODE_ADDED: self._add_node,
+            Fault.NODE_DRAINED: self._drain_node,
+            Fault.REBALANCED: self._rebalance,
             Fault.POSTGRES_RESTARTED: self._restart_postgres,
             Fault.POSTGRES_HUNG: self._hang_postgres,
         }
@@ -180,6 +202,36 @@ class Nemesis:
         await self._ground.end_node(node)
         return struck
 
+    async def _add_node(self, strike: Strike) -> dict[str, Any]:
+        """Let a node join, and want one host more as long as it lasts."""
+        if not await self._ground.add_node():
+            raise Nobody
+        return {"victim": "nobody", "hosts": await self._wanted_for(HOSTS + 1, strike.lasts_s)}
+
+    async def _rebalance(self, strike: Strike) -> dict[str, Any]:
+        """Want one host fewer as long as it lasts, then as many as before, each with its share."""
+        return {"victim": "nobody", "hosts": await self._wanted_for(HOSTS - 1, strike.lasts_s)}
+
+    async def _wanted_for(self, hosts: int, lasts_s: float) -> int:
+        """Want that many hosts for that time, then as many as before; the faults beside may keep both from it."""
+        async with self._scaling:
+            over_s = time.monotonic() + lasts_s
+            await self._ground.scale(hosts, lasts_s)
+            await asyncio.sleep(max(0.0, over_s - time.monotonic()))
+            await self._ground.scale(HOSTS, lasts_s)
+        return hosts
+
+    async def _drain_node(self, strike: Strike) -> dict[str, Any]:
+        """Announce a node's end, and end it some seconds later, whether it has been emptied or not."""
+        node = await _find(self._nodes, strike.chance)
+        struck = await self._on_node(node)
+        self._nodes_struck.add(node.node_id)
+        await asyncio.to_thread(self._ground.announce_end, node, strike.lasts_s)
+        await asyncio.sleep(strike.lasts_s)
+        left = await self._on_node(node)
+        await self._ground.end_node(node)
+        return {**struck, "left": left["actors"]}
+
     # --- drivers ---
 
     async def _kill_driver(self, strike: Strike) -> dict[str, Any]:
@@ -198,9 +250,40 @@ class Nemesis:
         on_sqlite = self.server is None
         return await self._raise_flag(lost_reply_flag(self._store_file()) if on_sqlite else postgres_lost_reply_flag())
 
-    async def _stop_commit(self, _strike: Strike) -> dict[str, Any]:
+    async def _stop_commit(self, strike: Strike) -> dict[str, Any]:
+        if self.server is not None:
+            return await self._make_zombie(strike, commit_stop_flag())
         struck = await self._raise_flag(stop_flag(self._store_file()))
         self.zombies += 1  # only a killed one lets others write
+        return struck
+
+    async def _stop_append(self, strike: Strike) -> dict[str, Any]:
+        return await self._make_zombie(strike, append_stop_flag())
+
+    async def _make_zombie(self, strike: Strike, flag: Path) -> dict[str, Any]:
+        """Have a host stop with events to store, and its node with it, till both are held to be dead; then the host is
+        back first. Nobody can kill it: who would is the node's raylet."""
+        node = await _find(self._nodes, strike.chance)
+        flag.write_text(node.node_id)
+        deadline_s = time.monotonic() + FLAG_TAKEN_WITHIN_S
+        while flag.exists():
+            if time.monotonic() > deadline_s:
+                flag.unlink(missing_ok=True)
+                raise Nobody
+            await asyncio.sleep(0.005)
+        taken = next(flag.parent.glob(f"{flag.stem}.[0-9]*"))
+        taken.unlink()
+        host_pid, raylet_pid = int(taken.suffix[1:]), _raylet(node).pid
+        self._nodes_struck.add(node.node_id)
+        self._stopped |= {host_pid, raylet_pid} if stop_process(raylet_pid) else {host_pid}
+        struck = await self._on_node(node)
+        await asyncio.sleep(strike.lasts_s)
+        self.returned += continue_process(host_pid)
+        await asyncio.sleep(ZOMBIE_ALONE_S)
+        continue_process(raylet_pid)
+        self._stopped -= {host_pid, raylet_pid}
+        await asyncio.sleep(NODE_AWAY_S)
+        await self._ground.end_node(node)
         return struck
 
     async def _raise_flag(self, flag: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from tests.torture.figures import at, figures, pauses, vacuous
 from tests.torture.run import SQLITE, Outcome
 from tests.torture.schedule import Fault
 
-ALWAYS_SEEN = ("duplicates", "unknown outcomes", "gap reads")
+ALWAYS_SEEN = ("duplicates", "unknown outcomes", "gap reads", "handovers")
+COUNTED = ("fenced appends", "shards lost to a new epoch", "zombies that came back", "killed zombies", *ALWAYS_SEEN)
 
 
 def report(outcome: Outcome, kind: str, seconds: float, seed: int) -> bool:
@@ -19,7 +20,7 @@ def report(outcome: Outcome, kind: str, seconds: float, seed: int) -> bool:
         missed = f" ({outcome.missed[fault]} found nobody)" if outcome.missed[fault] else ""
         print(f"{fault:36} {outcome.faults[fault]}{missed}")
     print(f"{'commands':36} {worked.commands}, acknowledged {worked.acknowledged}")
-    for name in ("fenced appends", "killed zombies", "duplicates", "unknown outcomes", "gap reads"):
+    for name in COUNTED:
         print(f"{name:36} {seen[name]}")
     print(f"{'answers that nobody knows':36} {worked.unknown_answers}, lost calls {worked.lost_calls}")
     print(f"{'p99':36} {worked.p99_s:.3f} s")

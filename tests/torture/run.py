@@ -59,7 +59,7 @@ async def torture(directory: Path, kind: str, seconds: float, seed: int, say: Ca
                 watch = Watch(ground)
                 watching = asyncio.create_task(watch.run())
                 troubles = await _strike(ground, nemesis, draw(seed, seconds, asked), say)
-                troubles += await _come_to_rest(ground, store, say)
+                troubles += nemesis.troubles + await _come_to_rest(ground, store, say)
                 await asyncio.sleep(1)
                 watching.cancel()
             left_over = await _gone(ground.leftover_actors)
@@ -72,7 +72,8 @@ async def torture(directory: Path, kind: str, seconds: float, seed: int, say: Ca
         say("judging")
         evidence = await asyncio.to_thread(collect, directory)
         findings = await asyncio.to_thread(judge, evidence)
-    seen = watch.counts() + Counter({"killed zombies": nemesis.zombies})
+    seen = watch.counts()
+    seen.update({"killed zombies": nemesis.zombies, "zombies that came back": nemesis.returned})
     return Outcome(evidence, findings, left_over, troubles, seen, nemesis.counts, nemesis.missed, asked)
 
 

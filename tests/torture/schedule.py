@@ -32,7 +32,16 @@ class Fault(StrEnum):
     REPLY_LOST = "commit's reply lost"
     """The commit is done, and the host does not know."""
     COMMIT_STOPPED = "host stopped before its commit"
-    """SQLite: SIGSTOP between UPDATE and COMMIT."""
+    """SIGSTOP between UPDATE and COMMIT. On SQLite its successor kills it, on PostgreSQL it ends its session: there the
+    node hangs too, so that nobody can kill the host, and it comes back as a zombie."""
+    APPEND_STOPPED = "host stopped before its append"
+    """PostgreSQL: SIGSTOP with events decided and not sent yet, and the node hangs; the zombie then sends them."""
+    NODE_ADDED = "node added"
+    """And one more host wanted with it, for a while."""
+    NODE_DRAINED = "drain"
+    """A preemption notice, and some seconds later the node's end."""
+    REBALANCED = "rebalance"
+    """One host fewer, then as many as before, spread evenly again."""
     POSTGRES_RESTARTED = "PostgreSQL restarted"
     POSTGRES_HUNG = "PostgreSQL hung"
 
@@ -46,12 +55,21 @@ EVERYWHERE = (
     Fault.NODE_STOPPED,
     Fault.DRIVER_KILLED,
     Fault.REPLY_LOST,
+    Fault.COMMIT_STOPPED,
+    Fault.NODE_ADDED,
+    Fault.NODE_DRAINED,
+    Fault.REBALANCED,
 )
-ON_SQLITE = (*EVERYWHERE, Fault.COMMIT_STOPPED)
-ON_POSTGRES = (*EVERYWHERE, Fault.POSTGRES_RESTARTED, Fault.POSTGRES_HUNG)
+ON_SQLITE = EVERYWHERE
+ON_POSTGRES = (*EVERYWHERE, Fault.APPEND_STOPPED, Fault.POSTGRES_RESTARTED, Fault.POSTGRES_HUNG)
 LASTS_S = {
     Fault.HOST_STOPPED: (5.0, 9.0),
     Fault.NODE_STOPPED: (7.0, 10.0),
+    Fault.COMMIT_STOPPED: (7.0, 10.0),
+    Fault.APPEND_STOPPED: (7.0, 10.0),
+    Fault.NODE_ADDED: (6.0, 12.0),
+    Fault.NODE_DRAINED: (4.0, 8.0),
+    Fault.REBALANCED: (2.0, 5.0),
     Fault.POSTGRES_HUNG: (0.5, 6.0),
     Fault.POSTGRES_RESTARTED: (0.0, 1.5),
 }

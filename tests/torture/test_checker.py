@@ -324,6 +324,19 @@ def test_a_command_that_was_never_refused_may_not_move_behind_a_later_one_even_a
     expect(found(scene, tmp_path), Kind.REORDERED, "was submitted after")
 
 
+def test_what_changed_nothing_leaves_no_trace_and_may_be_decided_anew(tmp_path: Path) -> None:
+    scene = told()
+    scene.done("d1", "create-dora", "CreateCustomer", customer_id="dora", name="Dora", email="dora@example.com")
+    shard = shard_of("dora")
+    same = scene.send("d1", "again", "ChangeEmail", customer_id="dora", email="dora@example.com")
+    place = {"stream": "customer-dora", "version": 1, "shard": shard, "position": scene.heads[shard]}
+    scene.line("d1", "receipt", n=same, **place, store="store-1", duplicate=False)
+    scene.done("d2", "other", "ChangeEmail", customer_id="dora", email="d@example.com")
+    scene.done("d1", "again", "ChangeEmail", customer_id="dora", email="dora@example.com")
+    scene.write(tmp_path)
+    assert judge(collect(tmp_path)) == []
+
+
 def test_a_driver_killed_in_a_line_is_read_up_to_it(tmp_path: Path) -> None:
     scene = told()
     scene.write(tmp_path)
