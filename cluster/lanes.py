@@ -237,10 +237,13 @@ class Lanes:
     def wake(self, now_s: float) -> float | None:
         """Make the lanes ready that have rested enough; return when the next one will have, None without any."""
         for shard in [shard for shard, until_s in self._resting.items() if until_s <= now_s]:
-            del self._resting[shard]
-            if self._lanes[shard].waiting:
-                self.ready[shard] = self._lanes[shard]
+            self.end_rest(shard)
         return min(self._resting.values(), default=None)
+
+    def end_rest(self, shard: int) -> None:
+        """Make a lane ready now, if it rests."""
+        if self._resting.pop(shard, None) is not None and self._lanes[shard].waiting:
+            self.ready[shard] = self._lanes[shard]
 
     def waiting(self) -> Iterator[Submission]:
         """All commands that are in no call."""

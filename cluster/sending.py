@@ -42,6 +42,7 @@ from cluster.routing import Routes, RouteTable
 from cluster.transport import HostGone, Transport
 from store.errors import EventrayError, InvalidValue, StoreUnavailable
 from store.identity import uuid7
+from store.records import Route
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ class Sender:
         self._table = RouteTable(routes, limits, self._on_routes)
         self._calls: dict[tuple[str, int], OutgoingCall] = {}
         """The call under way, by host and channel."""
+        self._refused: dict[int, Route] = {}
+        """By shard whose lane rests: the route that led nowhere. Another one ends the rest."""
         self._dispatching = False
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = math.inf
@@ -129,7 +132,7 @@ class Sender:
         for call in filling.values():
             if call.submissions:
                 self._send(call, now_s)
-        if homeless:
+        if homeless or self._refused:
             self._table.read_again()
         else:
             self._table.satisfied()
@@ -138,6 +141,8 @@ class Sender:
     def _send(self, call: OutgoingCall, now_s: float) -> None:
         self._number += 1
         epochs = {shard: route.epoch for shard, route in call.routes.items()}
+        for shard in epochs:
+            self._refused.pop(shard, None)
         messages = [submission.message(now_s) for submission in call.submissions]
         payload = pack_call(Call(f"{self._session}-{call.channel}", self._number, epochs, messages))
         self._calls[call.host, call.channel] = call
@@ -166,6 +171,7 @@ class Sender:
             unexpected = None if isinstance(error, HostGone | StaleCall) else error
             say = log.info if unexpected is None else log.warning
             say("a call failed; sending its commands again", host=call.host, reason=str(error), exc_info=unexpected)
+            self._refused |= call.routes
             self._put_back(by_shard(call.awaited()), {})
         self._dispatch_soon()
         self._on_departed()
@@ -181,7 +187,9 @@ class Sender:
                 continue
             if type(answer) is not Receipt and _may_pass(answer):
                 returning.setdefault(shard, []).append(submission)
-                if isinstance(answer, Overloaded):
+                if isinstance(answer, NotOwner):
+                    self._refused[shard] = call.routes[shard]
+                elif isinstance(answer, Overloaded):
                     submission.turned_away += 1
                     submission.retry_after_ms = answer.retry_after_ms
                     hints_s[shard] = answer.retry_after_ms / 1000
@@ -205,13 +213,17 @@ class Sender:
             self._lanes.put_back(shard, submissions, rests_until_s)
             self._arm(rests_until_s)
         if len(hints_s) < len(returning):
-            self._table.read()
+            self._table.read_again()
 
     # --- calls without an answer ---
 
     def _on_routes(self) -> None:
-        """New routes are there: take back from the calls that have been out for long what has moved."""
+        """New routes are there: end the rests for which they were read, and take back from the calls that have been out
+        for long what has moved."""
         now_s = self._loop.time()
+        for shard in [shard for shard, route in self._refused.items() if self._table.get(shard) not in (None, route)]:
+            del self._refused[shard]
+            self._lanes.end_rest(shard)
         for call in list(self._calls.values()):
             if now_s - call.started_s >= self._limits.watch_after_s:
                 self._take_back_moved(call)
