@@ -45,6 +45,8 @@ class Whereabouts(NamedTuple):
     """The id of its Ray node."""
     machine: str
     """As `store.process.machine` names it."""
+    is_open: bool
+    """Whether it is at work: it has been opened."""
 
 
 class Kept:
@@ -70,7 +72,11 @@ class Kept:
     @ray.method(concurrency_group="health")
     async def where(self) -> Whereabouts:
         """Say where this process is, also while its event loop is blocked."""
-        return Whereabouts(self._keeper.holder, ray.get_runtime_context().get_node_id(), machine())
+        node = ray.get_runtime_context().get_node_id()
+        return Whereabouts(self._keeper.holder, node, machine(), self._is_open())
+
+    def _is_open(self) -> bool:
+        raise NotImplementedError
 
 
 def _is_there(keeper: Keeper) -> bool:
@@ -87,6 +93,12 @@ def _is_there(keeper: Keeper) -> bool:
 class HostProcess(Kept, Host):
     """A host, as a process of a runtime."""
 
+    def _is_open(self) -> bool:
+        return self._core is not None
+
 
 class ProjectionHostProcess(Kept, ProjectionHost):
     """A projection host, as a process of a runtime."""
+
+    def _is_open(self) -> bool:
+        return self._following is not None

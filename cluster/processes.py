@@ -145,9 +145,9 @@ class RayProcesses:
         self._handles[name] = handle
         try:
             where = await asyncio.wait_for(_where(name, handle), ANSWER_WITHIN_S)
-            if where.holder == self._keeper.holder:
+            if where.holder == self._keeper.holder and where.is_open:
                 return where.node
-            reason = "it belongs to a runtime that has ended"
+            reason = "it had not begun its work" if not where.is_open else "it belongs to a runtime that has ended"
         except (TimeoutError, EventrayError) as error:
             reason = str(error) or f"no answer within {ANSWER_WITHIN_S} s"
         log.warning("a process that was there is ended", process=name, reason=reason)

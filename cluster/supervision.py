@@ -55,7 +55,7 @@ class Processes(Protocol):
     async def adopt(self) -> dict[str, str]:
         """Take up the processes of this runtime that an earlier coordinator has made; return the node of each.
 
-        Those that do not answer, and what an earlier runtime has left, are ended instead.
+        Those that do not answer or had not begun their work, and what an earlier runtime has left, are ended instead.
         """
         ...
 
