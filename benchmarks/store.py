@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.folding import fold, load_with_snapshot
+from benchmarks.folding import fold
+from benchmarks.loading import load_with_snapshot
 from benchmarks.log import append_and_read, grow
 from benchmarks.places import Place, place
 from benchmarks.reporting import print_report, spread
