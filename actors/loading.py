@@ -1,16 +1,17 @@
 """Aggregates from the store, many at once: a snapshot each where there is a sound one, and the events after it.
 
-One query for the snapshots, and one for the events of many streams; where they are a great many, the next are read
-while the last are folded. Not here: one aggregate at a version or a time (`repository.py`).
+One read for the snapshots and the events of many streams; where they are a great many, the next are read while the last
+are folded. Not here: one aggregate at a version or a time (`repository.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from actors.aggregate import Aggregate
@@ -19,7 +20,7 @@ from actors.registry import AggregateRegistry
 from actors.snapshots import Snapshots
 from store.errors import EventrayError
 from store.ports import EventReader
-from store.records import EventRecord
+from store.records import EventRecord, Histories, versions_restored
 
 FIRST_STREAMS_MAX = 1_000
 """Streams in the first query; most of a host's are new, and have no events."""
@@ -28,6 +29,7 @@ READS_UNDER_WAY = 2
 """So that the reading thread has its next query at hand when it is done with one, while the event loop folds."""
 RECORDS_WANTED = 1_000
 """Events that a query is meant to bring: few enough that folding them holds up nobody."""
+_STREAM = attrgetter("stream")
 
 
 class Loaded(NamedTuple):
@@ -50,92 +52,105 @@ async def load_aggregates(
 ) -> Loaded:
     """Load the aggregates of these streams as they are; `first_streams` in the first query. Raises StoreUnavailable."""
     classes = {stream: registry.aggregate_of(stream) for stream in streams}
-    wanted = snapshots.wanted(classes)
-    kept = await store.read_snapshots(wanted) if wanted else {}
-    restored = snapshots.restore(kept.values(), classes)
-    versions = {stream: restored[stream].version if stream in restored else 0 for stream in streams}
-    aggregates, unreadable = await _read_and_fold(store, versions, first_streams, classes, restored, registry)
-    doubtful = [stream for stream in restored if isinstance(unreadable.get(stream), ApplyFailed | BrokenHistory)]
-    if doubtful:  # either the code or the snapshot is to blame
-        whole, unreadable_still = await _read_and_fold(
-            store, dict.fromkeys(doubtful, 0), first_streams, classes, {}, registry
-        )
-        snapshots.mistrust(whole)
-        aggregates |= whole
-        unreadable = {stream: error for stream, error in unreadable.items() if stream not in whole} | unreadable_still
-        versions |= dict.fromkeys(whole, 0)
-    long = [
-        aggregate
-        for stream, aggregate in aggregates.items()
-        if 0 < aggregate.snapshot_every <= aggregate.version - versions[stream]
-    ]
-    return Loaded(aggregates, unreadable, long)
+    loading = _Loading(store, registry, classes, snapshots)
+    await loading.load(snapshots.fingerprints(classes), first_streams)
+    doubtful = loading.doubtful()
+    if doubtful or loading.damaged:
+        whole = _Loading(store, registry, classes, snapshots)
+        await whole.load(dict.fromkeys([*doubtful, *loading.damaged]), first_streams)
+        snapshots.mistrust([stream for stream in doubtful if stream in whole.aggregates])
+        for stream in whole.aggregates:
+            loading.unreadable.pop(stream, None)
+        loading.aggregates |= whole.aggregates
+        loading.unreadable |= whole.unreadable
+        loading.restored_versions = {
+            stream: version for stream, version in loading.restored_versions.items() if stream not in whole.aggregates
+        }
+    return Loaded(loading.aggregates, loading.unreadable, loading.long())
 
 
-async def _read_and_fold(
-    store: EventReader,
-    versions: Mapping[str, int],
-    first_streams: int,
-    classes: Mapping[str, type[Aggregate]],
-    restored: Mapping[str, Aggregate],
-    registry: AggregateRegistry,
-) -> tuple[dict[str, Aggregate], dict[str, EventrayError]]:
-    """Fold what follows these versions of streams onto what was restored; return aggregates and errors by stream."""
-    loaded: dict[str, Aggregate] = {}
-    unreadable: dict[str, EventrayError] = {}
-    async with aclosing(_read(store, versions, first_streams)) as portions:
-        async for streams, records in portions:
-            some_loaded, some_unreadable = _folded(records, streams, classes, restored, registry)
-            loaded |= some_loaded
-            unreadable |= some_unreadable
-    return loaded, unreadable
+class _Loading:
+    """Streams read, and folded portion by portion."""
+
+    def __init__(
+        self,
+        store: EventReader,
+        registry: AggregateRegistry,
+        classes: Mapping[str, type[Aggregate]],
+        snapshots: Snapshots,
+    ) -> None:
+        self._store, self._registry, self._classes, self._snapshots = store, registry, classes, snapshots
+        self.aggregates: dict[str, Aggregate] = {}
+        self.unreadable: dict[str, EventrayError] = {}
+        self.restored_versions: dict[str, int] = {}
+        """Of the snapshots that were used, by stream."""
+        self.damaged: list[str] = []
+        """Streams whose snapshot can't be used, though what was read of them begins behind it."""
+
+    async def load(self, fingerprints: Mapping[str, str | None], first_streams: int) -> None:
+        """Load these streams, with a snapshot where it has the fingerprint."""
+        async with aclosing(_read(self._store, fingerprints, first_streams)) as portions:
+            async for wanted, (kept, records) in portions:
+                restored = self._snapshots.restore(kept.values(), self._classes)
+                begun = versions_restored(wanted, kept)
+                self.damaged += [stream for stream in wanted if begun[stream] and stream not in restored]
+                self.restored_versions |= {stream: begun[stream] for stream in restored}
+                new = {
+                    stream: self._classes[stream](stream.partition("-")[2]) for stream in wanted if not begun[stream]
+                }
+                self._fold(records, new | restored)
+
+    def _fold(self, records: Sequence[EventRecord], aggregates: Mapping[str, Aggregate]) -> None:
+        """Fold records, by stream and in version order, onto aggregates."""
+        histories = {stream: list(history) for stream, history in groupby(records, _STREAM)}
+        decode_many = self._registry.events.decode_many
+        for stream, aggregate in aggregates.items():
+            history = histories.get(stream)
+            if history:
+                try:
+                    aggregate.load_from_history(decode_many(history))
+                except EventrayError as error:
+                    self.unreadable[stream] = error
+                    continue
+                aggregate.partition_key = history[0].partition_key
+            self.aggregates[stream] = aggregate
+
+    def doubtful(self) -> list[str]:
+        """Return the streams where either the code or the snapshot is to blame."""
+        return [
+            stream
+            for stream, error in self.unreadable.items()
+            if stream in self.restored_versions and isinstance(error, ApplyFailed | BrokenHistory)
+        ]
+
+    def long(self) -> list[Aggregate]:
+        """Return the aggregates for which more events were folded than a snapshot is to spare."""
+        return [
+            aggregate
+            for stream, aggregate in self.aggregates.items()
+            if 0 < aggregate.snapshot_every <= aggregate.version - self.restored_versions.get(stream, 0)
+        ]
 
 
 async def _read(
-    store: EventReader, versions: Mapping[str, int], size: int
-) -> AsyncGenerator[tuple[Collection[str], list[EventRecord]], None]:
-    """Yield the names of some streams, `size` at first, and their records, until none is left.
+    store: EventReader, fingerprints: Mapping[str, str | None], size: int
+) -> AsyncGenerator[tuple[Mapping[str, str | None], Histories], None]:
+    """Yield some streams, `size` at first, and what there is of them, until none is left.
 
     The next are read meanwhile.
     """
-    waiting = iter(versions.items())
-    under_way: deque[tuple[Collection[str], asyncio.Future[list[EventRecord]]]] = deque()
+    waiting = iter(fingerprints.items())
+    under_way: deque[tuple[Mapping[str, str | None], asyncio.Future[Histories]]] = deque()
     try:
         while True:
             while len(under_way) < READS_UNDER_WAY and (wanted := dict(islice(waiting, size))):
-                under_way.append((wanted, asyncio.ensure_future(store.read_streams(wanted))))
+                under_way.append((wanted, asyncio.ensure_future(store.read_histories(wanted))))
             if not under_way:
                 return
             streams, reading = under_way.popleft()
-            records = await reading
-            size = max(1, min(size * GROWTH, RECORDS_WANTED * len(streams) // (len(records) + 1)))
-            yield streams, records
+            histories = await reading
+            size = max(1, min(size * GROWTH, RECORDS_WANTED * len(streams) // (len(histories.records) + 1)))
+            yield streams, histories
     finally:
         for _, reading in under_way:
             reading.cancel()
-
-
-def _folded(
-    records: Iterable[EventRecord],
-    streams: Iterable[str],
-    classes: Mapping[str, type[Aggregate]],
-    restored: Mapping[str, Aggregate],
-    registry: AggregateRegistry,
-) -> tuple[dict[str, Aggregate], dict[str, EventrayError]]:
-    """Fold records (by stream, in version order) onto what was restored; return aggregates and errors by stream."""
-    histories: dict[str, list[EventRecord]] = {stream: [] for stream in streams}
-    for record in records:
-        histories[record.stream].append(record)
-    loaded: dict[str, Aggregate] = {}
-    unreadable: dict[str, EventrayError] = {}
-    for stream, history in histories.items():
-        aggregate = restored[stream] if stream in restored else classes[stream](stream.partition("-")[2])
-        try:
-            aggregate.load_from_history(registry.events.decode_many(history) if history else ())
-        except EventrayError as error:
-            unreadable[stream] = error
-            continue
-        if history:
-            aggregate.partition_key = history[0].partition_key
-        loaded[stream] = aggregate
-    return loaded, unreadable

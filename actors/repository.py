@@ -20,7 +20,7 @@ from store.codec import EventRegistry
 from store.errors import InvalidValue
 from store.identity import checked_id
 from store.ports import EventReader, EventStore
-from store.records import EventRecord, micros
+from store.records import EventRecord, micros, versions_restored
 from store.writing import OfflineWriter
 
 PAGE_SIZE = 1_000
@@ -123,7 +123,9 @@ async def load_aggregate(
     """
     check_moment(aggregate_class, aggregate_id, version, as_of)
     aggregate = aggregate_class(aggregate_id)
-    if as_of is None:
+    if as_of is None and version is None:
+        return await _latest(store, events, aggregate)
+    if version is not None:
         aggregate = await _restored(store, aggregate, version)
     return await fold_on(store, events, aggregate, version, None if as_of is None else micros(as_of))
 
@@ -178,12 +180,25 @@ def check_moment(
     checked_id(aggregate_class.id_field, aggregate_id)
 
 
-async def _restored(store: EventReader, new: SomeAggregate, version: int | None) -> SomeAggregate:
+async def _latest(store: EventReader, events: EventRegistry, new: SomeAggregate) -> SomeAggregate:
+    """Return the aggregate as it is: its snapshot and a page of what follows in one read, which mostly is all."""
+    snapshots, classes = Snapshots(), {new.stream: type(new)}
+    fingerprints = snapshots.fingerprints(classes)
+    kept, history = await store.read_histories(fingerprints, PAGE_SIZE)
+    aggregate = snapshots.restore(kept.values(), classes).get(new.stream, new)
+    assert isinstance(aggregate, type(new))
+    if aggregate.version == versions_restored(fingerprints, kept)[new.stream]:
+        aggregate.load_from_history(events.decode_many(history))
+        if len(history) < PAGE_SIZE:
+            return aggregate
+    return await fold_on(store, events, aggregate)
+
+
+async def _restored(store: EventReader, new: SomeAggregate, version: int) -> SomeAggregate:
     """Return the aggregate as its snapshot has it, if that is sound and not above the version; else the new one."""
     snapshots, classes = Snapshots(), {new.stream: type(new)}
-    wanted = snapshots.wanted(classes)
-    kept = await store.read_snapshots(wanted) if wanted else {}
-    usable = [snapshot for snapshot in kept.values() if version is None or snapshot.version <= version]
+    kept = await store.read_snapshots(classes) if any(snapshots.fingerprints(classes).values()) else {}
+    usable = [snapshot for snapshot in kept.values() if snapshot.version <= version]
     restored = snapshots.restore(usable, classes).get(new.stream, new)
     assert isinstance(restored, type(new))
     return restored

@@ -110,9 +110,10 @@ class Snapshots:
         counts = self.counts._asdict()
         self.counts = self.counts._replace(**{name: counts[name] + number for name, number in more.items()})
 
-    def wanted(self, streams: Mapping[str, type[Aggregate]]) -> list[str]:
-        """Return those of the streams that may have a snapshot."""
-        return [stream for stream, aggregate_class in streams.items() if _codec_of(aggregate_class) is not None]
+    def fingerprints(self, streams: Mapping[str, type[Aggregate]]) -> dict[str, str | None]:
+        """Return, by stream, the fingerprint of the snapshots that can be used; None for a class that has none."""
+        codecs = {stream: _codec_of(aggregate_class) for stream, aggregate_class in streams.items()}
+        return {stream: None if codec is None else codec.fingerprint for stream, codec in codecs.items()}
 
     def take(self, aggregate: Aggregate, recorded_at: int) -> Snapshot | None:
         """Return a snapshot of the aggregate as it is; None where its class has none. `recorded_at` in microseconds."""

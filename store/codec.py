@@ -6,17 +6,20 @@ rows are kept, or what an event means.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from store.errors import InvalidValue, NewerSchema, UndecodableEvent, UnknownEventType
-from store.events import Event
+from store.events import Event, attach
 from store.records import EventRecord
 from store.upcasting import Upcaster, chain_of
 from store.values import PAYLOAD_SIZE_MAX_BYTES, check_value, holds_plain_values
 
+_TYPE, _SCHEMA_VERSION, _DATA = map(itemgetter, map(EventRecord._fields.index, ("type", "schema_version", "data")))
 PROBLEMS_SHOWN_MAX = 3
 """Wrong fields that an error names."""
 
@@ -88,7 +91,7 @@ class EventRegistry:
             event: Event = event_class.__pydantic_validator__.validate_json(data)
         except Exception as error:
             raise UndecodableEvent(record.stream, record.version, record.type, _reason(error)) from error
-        object.__setattr__(event, "_envelope", record)
+        attach(event, record)
         return event
 
     def decode_many(self, records: Sequence[EventRecord]) -> list[Event]:
@@ -96,9 +99,8 @@ class EventRegistry:
 
         Those of one type are validated as one JSON array. Raises what `decode` does, about the first guilty record.
         """
-        groups: dict[tuple[str, int], list[EventRecord]] = {}
-        for record in records:
-            groups.setdefault((record.type, record.schema_version), []).append(record)
+        kinds = list(map(_TYPE, records))
+        groups: dict[str, Sequence[EventRecord]] = _grouped(kinds, records)
         try:
             decoded = {kind: self._decode_group(kind, group) for kind, group in groups.items()}
         except Exception:
@@ -108,23 +110,23 @@ class EventRegistry:
         if len(decoded) == 1:
             return next(iter(decoded.values()))
         in_turn = {kind: iter(events) for kind, events in decoded.items()}
-        return [next(in_turn[record.type, record.schema_version]) for record in records]
+        return list(map(next, map(in_turn.__getitem__, kinds)))
 
-    def _decode_group(self, kind: tuple[str, int], records: Sequence[EventRecord]) -> list[Event]:
-        """Decode records of one type and schema version. Raises something where one of them is not decodable."""
-        event_class = self._types.get(kind[0])
-        if event_class is None or event_class.schema_version != kind[1]:
+    def _decode_group(self, kind: str, records: Sequence[EventRecord]) -> list[Event]:
+        """Decode records of one type. Raises something where one of them is not decodable."""
+        event_class = self._types.get(kind)
+        versions = list(map(_SCHEMA_VERSION, records))
+        if event_class is None or versions.count(event_class.schema_version) != len(versions):
             return [self.decode(record) for record in records]
         validate_json = self._validate_lists.get(event_class)
         if validate_json is None:
             validate_json = TypeAdapter(list[event_class]).validator.validate_json  # type: ignore[valid-type]
             self._validate_lists[event_class] = validate_json
         # JSON allows no line break within a string, so a string cut off in one record can't end in another.
-        events: list[Event] = validate_json("[" + ",\n".join([record.data for record in records]) + "]")
+        events: list[Event] = validate_json("[" + ",\n".join(map(_DATA, records)) + "]")
         if len(events) != len(records):
             raise ValueError(f"{len(records)} records hold {len(events)} JSON values")
-        for event, record in zip(events, records, strict=True):
-            _attach(event, "_envelope", record)
+        deque(map(attach, events, records), maxlen=0)  # calls it for each
         return events
 
     def _upcast(self, record: EventRecord, known_version: int) -> bytes:
@@ -148,7 +150,17 @@ class EventRegistry:
             raise UndecodableEvent(record.stream, record.version, record.type, reason) from error
 
 
-_attach = object.__setattr__
+def _grouped(kinds: Sequence[str], records: Sequence[EventRecord]) -> dict[str, Sequence[EventRecord]]:
+    """Return records by their kind, in order."""
+    if kinds and kinds.count(kinds[0]) == len(kinds):
+        return {kinds[0]: records}
+    groups: dict[str, list[EventRecord]] = {}
+    for kind, record in zip(kinds, records, strict=True):
+        try:
+            groups[kind].append(record)
+        except KeyError:
+            groups[kind] = [record]
+    return dict(groups)
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ is the stored record once there is one and is decoded only when asked for. Not h
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -78,12 +78,12 @@ class Event(BaseModel):
             envelope: EventRecord | Draft = self._envelope  # type: ignore[attr-defined]
         except AttributeError:
             envelope = Draft()
-            object.__setattr__(self, "_envelope", envelope)
+            attach(self, envelope)
         return envelope
 
     def within(self, envelope: EventRecord | Draft) -> Self:
         """Give this event its envelope, in place; returns the event."""
-        object.__setattr__(self, "_envelope", envelope)
+        attach(self, envelope)
         return self
 
     @property
@@ -123,3 +123,7 @@ class Event(BaseModel):
         if not isinstance(envelope, EventRecord):
             raise InvalidValue("metadata", self.event_type, "the event is not stored yet: ask a stored one")
         return Metadata.of(envelope)
+
+
+attach: Callable[[Event, EventRecord | Draft], None] = vars(Event)["_envelope"].__set__
+"""Give an event its envelope, in place: the slot itself, since a frozen model refuses the usual way."""

@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from store.ports import EventStore, Wish
-from store.records import Advance, Checkpoint, Claim, EventRecord, ParkedKey, Route, ShardAppend, Snapshot, Writer
+from store.records import (
+    Advance,
+    Checkpoint,
+    Claim,
+    EventRecord,
+    Histories,
+    ParkedKey,
+    Route,
+    ShardAppend,
+    Snapshot,
+    Writer,
+)
 from store.taking import Holding
 
 Keys = Collection[tuple[int, str, str]]
@@ -44,8 +55,8 @@ class Forwarding:
     async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
         return await self.inner.read_stream(stream, after_version, limit)
 
-    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
-        return await self.inner.read_streams(after_versions)
+    async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
+        return await self.inner.read_histories(fingerprints, limit)
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         return await self.inner.read_snapshots(streams)

@@ -14,7 +14,19 @@ from store import taking
 from store.errors import NotAStore, ShardCountMismatch, StoreHeld, StoreRejected, StoreUnavailable, Superseded
 from store.identity import uuid7
 from store.ports import Wish
-from store.records import Advance, Checkpoint, Claim, EventRecord, ParkedKey, Route, ShardAppend, Snapshot, Writer
+from store.records import (
+    Advance,
+    Checkpoint,
+    Claim,
+    EventRecord,
+    Histories,
+    ParkedKey,
+    Route,
+    ShardAppend,
+    Snapshot,
+    Writer,
+    versions_restored,
+)
 from store.schema import SHARDS_DEFAULT
 from store.taking import Holding
 
@@ -90,12 +102,12 @@ class MemoryStore:
     async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
         return self._content.streams.get(stream, [])[after_version : after_version + limit]
 
-    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
-        return [
-            record
-            for stream, after_version in sorted(after_versions.items())
-            for record in self._content.streams.get(stream, [])[after_version:]
-        ]
+    async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
+        snapshots = await self.read_snapshots([stream for stream, wanted in fingerprints.items() if wanted is not None])
+        records: list[EventRecord] = []
+        for stream, after_version in sorted(versions_restored(fingerprints, snapshots).items()):
+            records += self._content.streams.get(stream, [])[after_version:][:limit]
+        return Histories(snapshots, records)
 
     async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
         return {key: self._content.commands[key] for key in keys if key in self._content.commands}

@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
-from store.records import Advance, Checkpoint, Claim, EventRecord, ParkedKey, Route, ShardAppend, Snapshot, Writer
+from store.records import (
+    Advance,
+    Checkpoint,
+    Claim,
+    EventRecord,
+    Histories,
+    ParkedKey,
+    Route,
+    ShardAppend,
+    Snapshot,
+    Writer,
+)
 from store.taking import Holding
 
 Wish = Literal["retry", "discard"]
@@ -37,8 +48,12 @@ class EventReader(Protocol):
         """Return at most `limit` records of one shard with positions above `after_position`, in position order."""
         ...
 
-    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
-        """Return, in one query, all records of the named streams above the given versions, by (stream, version)."""
+    async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
+        """Return, in one go, the snapshots of these streams, and of each stream at most `limit` records.
+
+        By stream is given the fingerprint of a snapshot that the caller can use: then its records begin behind such a
+        one, else at the first. A snapshot with another fingerprint is returned too; None: none is wanted.
+        """
         ...
 
     async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:

@@ -19,7 +19,7 @@ from store.errors import OutcomeUnknown, StoreUnavailable
 from store.postgres_database import ATTEMPTS_MAX, READ_ONLY, PostgresDatabase, in_transaction
 from store.postgres_errors import DRIVER_ERRORS, store_error, undone_by_rival
 from store.postgres_sessions import Sessions
-from store.records import Claim, EventRecord, Route, ShardAppend, Snapshot, Writer
+from store.records import Claim, EventRecord, Histories, Route, ShardAppend, Snapshot, Writer
 from store.schema import StoreIdentity
 from store.sql import SqlStore, Work
 
@@ -34,9 +34,23 @@ COLUMNS = ", ".join(EventRecord._fields)
 FOUND = ", ".join(f"events.{column}" for column in EventRecord._fields)
 READ_SHARD = f"SELECT {COLUMNS} FROM events WHERE shard = $1 AND position > $2 ORDER BY position LIMIT $3"  # noqa: S608
 READ_STREAM = f"SELECT {COLUMNS} FROM events WHERE stream = $1 AND version > $2 ORDER BY version LIMIT $3"  # noqa: S608
-READ_STREAMS = f"""SELECT {FOUND} FROM unnest($1::text[], $2::int8[]) AS wanted (stream, version)
-    JOIN events ON events.stream = wanted.stream AND events.version > wanted.version
-    ORDER BY events.stream, events.version"""  # noqa: S608
+KEPT_SHARD = -1
+"""In the place of the shard, for a row of `READ_HISTORIES` that is a snapshot."""
+READ_HISTORIES = f"""WITH wanted AS (
+    SELECT * FROM unnest($1::text[], $2::text[]) AS w (stream, fingerprint)
+), kept AS MATERIALIZED (
+    SELECT snapshots.* FROM wanted JOIN snapshots ON snapshots.stream = wanted.stream
+    WHERE wanted.fingerprint IS NOT NULL
+)
+SELECT {KEPT_SHARD}, 0, stream, version, fingerprint, ''::bytea, '', 0, data, '', NULL, NULL, recorded_at FROM kept
+UNION ALL
+SELECT {COLUMNS} FROM (
+    SELECT wanted.stream AS name, coalesce(kept.version, 0) AS after FROM wanted
+    LEFT JOIN kept ON kept.stream = wanted.stream AND kept.fingerprint = wanted.fingerprint
+) AS begun CROSS JOIN LATERAL (
+    SELECT {COLUMNS} FROM events WHERE stream = begun.name AND version > begun.after ORDER BY version LIMIT $3
+) AS found
+ORDER BY 3, 4"""  # noqa: S608
 FIND_COMMANDS = f"""SELECT {FOUND} FROM unnest($1::int4[], $2::text[], $3::text[]) AS wanted (shard, key, stream)
     JOIN events ON events.shard = wanted.shard AND events.command_key = wanted.key AND events.stream = wanted.stream
     WHERE events.command_key IS NOT NULL"""  # noqa: S608
@@ -99,8 +113,15 @@ class PostgresStore(SqlStore):
     async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
         return await self._records(READ_STREAM, stream, after_version, limit)
 
-    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
-        return await self._records(READ_STREAMS, list(after_versions), list(after_versions.values()))
+    async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
+        rows = await self._records(READ_HISTORIES, list(fingerprints), list(fingerprints.values()), limit)
+        snapshots = [
+            Snapshot(row.stream, row.version, row.partition_key, row.data, row.recorded_at)
+            for row in rows
+            if row.shard == KEPT_SHARD
+        ]
+        records = [row for row in rows if row.shard != KEPT_SHARD] if snapshots else rows
+        return Histories({snapshot.stream: snapshot for snapshot in snapshots}, records)
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         found = await self._sessions.fetch(READ_SNAPSHOTS, list(streams))

@@ -91,6 +91,15 @@ class Snapshot(NamedTuple):
     """Microseconds since 1970, UTC."""
 
 
+class Histories(NamedTuple):
+    """What loading some streams takes."""
+
+    snapshots: dict[str, Snapshot]
+    """By stream."""
+    records: list[EventRecord]
+    """What follows the snapshots, by (stream, version)."""
+
+
 class Checkpoint(NamedTuple):
     """How far a subscriber is in a shard's log; position 0 and no event id: it has taken nothing yet."""
 
@@ -145,3 +154,11 @@ def micros(moment: datetime) -> int:
 def moment(micros_since_1970: int) -> datetime:
     """The UTC datetime of a count of microseconds since 1970."""
     return EPOCH + timedelta(microseconds=micros_since_1970)
+
+
+def versions_restored(fingerprints: Mapping[str, str | None], snapshots: Mapping[str, Snapshot]) -> dict[str, int]:
+    """Return, by stream, the version of the snapshot with the fingerprint that is named; 0 if there is none."""
+    return {
+        stream: snapshots[stream].version if stream in snapshots and snapshots[stream].fingerprint == fingerprint else 0
+        for stream, fingerprint in fingerprints.items()
+    }

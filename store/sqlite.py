@@ -3,7 +3,7 @@
 An append is one hop to a thread that owns a connection, and one transaction there. The sqlite3 driver lets go of the
 interpreter lock at each row it steps over, and gets it back from a busy event loop only after 5 ms (measured: 250
 rows/s in a thread beside one); so the hot statements take many rows in one step: multi-row VALUES going in, one row
-of JSON arrays coming out. Not here: the file itself (`sqlite_file.py`), the form of events (`sqlite_rows.py`).
+for many coming out. Not here: the file itself (`sqlite_file.py`), the form of events (`sqlite_rows.py`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,21 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from store import process, sqlite_file
 from store.errors import OutcomeUnknown, StoreUnavailable
-from store.records import EventRecord, ShardAppend, Snapshot, Writer
+from store.records import EventRecord, Histories, ShardAppend, Snapshot, Writer, versions_restored
 from store.schema import StoreIdentity
 from store.sql import SqlStore, Work
 from store.sqlite_file import UNFIT_VALUE, SqliteFile, primary_code, store_error
-from store.sqlite_rows import FIND_COMMANDS, READ_SHARD, READ_STREAM, READ_STREAMS, carefully, records_of, text_of
+from store.sqlite_rows import (
+    FIND_COMMANDS,
+    READ_SHARD,
+    READ_STREAM,
+    READ_STREAMS,
+    Unfit,
+    careful_records_of,
+    carefully,
+    records_of,
+    text_of,
+)
 
 T = TypeVar("T")
 INSERT_ROWS_MAX = 512
@@ -49,6 +59,8 @@ OWNED = """SELECT json_group_array(json_array(shard, epoch, head)) FROM shards
 ADVANCE = """UPDATE shards SET head = json_extract(wanted.value, '$[3]') FROM json_each(?) AS wanted
     WHERE shards.shard = json_extract(wanted.value, '$[0]') AND epoch = json_extract(wanted.value, '$[1]')
     AND head = json_extract(wanted.value, '$[2]')"""
+READ_CACHE_KIB = 16 * 1024
+"""Pages that stay at hand for the next read: a stream's events lie scattered over the log. By default it is 2 MiB."""
 NOT_JSON = (sqlite3.SQLITE_ERROR, 0)
 """What SQLite says where a value is a BLOB, and what Python's driver says where a text is not UTF-8."""
 WRITING = "eventray_writing"
@@ -89,13 +101,18 @@ class SqliteStore(SqlStore):
     async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
         return await self._records(READ_STREAM, stream, after_version, limit)
 
-    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
-        return await self._records(READ_STREAMS, json.dumps(list(after_versions.items())))
+    async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
+        restorable = [stream for stream, fingerprint in fingerprints.items() if fingerprint is not None]
+
+        def read() -> Histories:  # in two steps, which may see the log at two times: it only grows
+            snapshots = self._read_snapshots(restorable) if restorable else {}
+            wanted = sorted(versions_restored(fingerprints, snapshots).items())
+            return Histories(snapshots, self._read_records(READ_STREAMS, json.dumps(wanted), limit))
+
+        return await self._on_thread(self._read_thread, read)
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
-        rows = await self._fetch(READ_SNAPSHOTS, json.dumps(list(streams)))
-        found = [Snapshot(text_of(s), version, text_of(f), text_of(d), at) for s, version, f, d, at in rows]
-        return {snapshot.stream: snapshot for snapshot in found}
+        return await self._on_thread(self._read_thread, lambda: self._read_snapshots(streams))
 
     async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
         found = await self._records(FIND_COMMANDS, json.dumps(list(keys)))
@@ -196,25 +213,33 @@ class SqliteStore(SqlStore):
     # Threads and connections
 
     async def _records(self, query: str, *values: Any) -> list[EventRecord]:
-        def read() -> list[EventRecord]:
-            try:
-                return records_of(self._read_row(query, values))
-            except StoreUnavailable as error:
-                if primary_code(error.__cause__ or error) not in NOT_JSON:
-                    raise
-                return records_of(self._read_row(carefully(query), values), careful=True)
-
-        return await self._on_thread(self._read_thread, read)
+        return await self._on_thread(self._read_thread, lambda: self._read_records(query, *values))
 
     async def _fetch(self, query: str, *values: Any) -> list[Any]:
         (rows,) = await self._on_thread(self._read_thread, lambda: self._read_row(query, values))
         return list(json.loads(rows))
+
+    def _read_records(self, query: str, *values: Any) -> list[EventRecord]:
+        try:
+            return records_of(self._read_row(query, values))
+        except Unfit:
+            pass
+        except StoreUnavailable as error:
+            if primary_code(error.__cause__ or error) not in NOT_JSON:
+                raise
+        return careful_records_of(self._read_row(carefully(query), values))
+
+    def _read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
+        (rows,) = self._read_row(READ_SNAPSHOTS, (json.dumps(list(streams)),))
+        found = [Snapshot(text_of(s), version, text_of(f), text_of(d), at) for s, version, f, d, at in json.loads(rows)]
+        return {snapshot.stream: snapshot for snapshot in found}
 
     def _read_row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the one row that a query has."""
         try:
             if self._read_connection is None:
                 self._read_connection = self._file.connect()
+                self._read_connection.execute(f"PRAGMA cache_size=-{READ_CACHE_KIB}")
             row: tuple[Any, ...] = self._read_connection.execute(query, values).fetchone()
         except sqlite3.Error as error:
             raise store_error(error) from error

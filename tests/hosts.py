@@ -16,7 +16,7 @@ from actors.wire import Call, CommandMessage, Receipt, pack_call, unpack_answers
 from store import EventrayError, EventRecord, EventStore, OutcomeUnknown
 from store.forwarding import Forwarding, Keys
 from store.identity import shard_of
-from store.records import ShardAppend, Snapshot
+from store.records import Histories, ShardAppend, Snapshot, versions_restored
 
 REGISTRY = AggregateRegistry([Customer, Order])
 
@@ -43,7 +43,6 @@ class FaultyStore(Forwarding):
         """Versions after which streams were read."""
         self.snapshot_gate = asyncio.Event()
         self.snapshot_gate.set()
-        self.snapshot_reads: list[set[str]] = []
         self.before_snapshots: Callable[[], Exception | None] = lambda: None
         self.snapshots: list[Snapshot] = []
         """Those that were written."""
@@ -69,14 +68,11 @@ class FaultyStore(Forwarding):
         self.lookups.append(keys)
         return await self.inner.find_commands(keys)
 
-    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
-        self.stream_reads.append(set(after_versions))
-        self.reads.append(dict(after_versions))
-        return await self.inner.read_streams(after_versions)
-
-    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
-        self.snapshot_reads.append(set(streams))
-        return await self.inner.read_snapshots(streams)
+    async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
+        self.stream_reads.append(set(fingerprints))
+        histories = await self.inner.read_histories(fingerprints, limit)
+        self.reads.append(versions_restored(fingerprints, histories.snapshots))
+        return histories
 
     async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
         await self.snapshot_gate.wait()

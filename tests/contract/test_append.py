@@ -47,7 +47,7 @@ async def test_a_fenced_shard_does_not_sink_the_others(store: EventStore) -> Non
     assert await store.append(appends) == {2}
     heads = await store.heads()
     assert (heads[1], heads[2], heads[3]) == (2, 0, 2)
-    assert await store.read_streams({"note-2": 0}) == []
+    assert (await store.read_histories({"note-2": None})).records == []
 
 
 async def test_an_append_without_records_confirms_the_epoch(store: EventStore) -> None:
@@ -88,7 +88,7 @@ async def test_a_row_that_is_refused_sinks_the_whole_append(store: EventStore, c
         await store.append([ShardAppend(1, 1, 1, [guilty]), ShardAppend(2, 1, 0, rows(2, "note-b", 1))])
     heads = await store.heads()
     assert (heads[1], heads[2]) == (1, 0)
-    assert await store.read_streams({"note-b": 0}) == []
+    assert (await store.read_histories({"note-b": None})).records == []
     assert await append(store, 1, [row(1, 2, "note-a", 2)]) == set()
 
 

@@ -147,7 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.run(store.heads()) == self.heads
         assert self.run(store.routes()) == [Route(s, self.assigned[s], self.epochs[s]) for s in range(SHARDS)]
         by_stream = sorted(self.log, key=lambda record: (record.stream, record.version))
-        assert self.run(store.read_streams(dict.fromkeys({r.stream for r in self.log}, 0))) == by_stream
+        assert self.run(store.read_histories(dict.fromkeys(r.stream for r in self.log))).records == by_stream
         firsts = {(r.shard, str(r.command_key), r.stream): r for r in self.log if r.command_key is not None}
         absent = (0, "no such command", "note-0")
         assert self.run(store.find_commands([*firsts, absent])) == firsts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable
 from store.forwarding import Forwarding, Keys
-from store.records import Claim, ShardAppend, Snapshot
+from store.records import Claim, Histories, ShardAppend, Snapshot
 
 if TYPE_CHECKING:
     from tests.contract.protocol_world import World
@@ -96,8 +96,8 @@ class WatchedStore(Forwarding):
     async def find_commands(self, keys: Keys) -> dict[tuple[int, str, str], EventRecord]:
         return await self._read(self.inner.find_commands(keys))
 
-    async def read_streams(self, after_versions: Mapping[str, int]) -> list[EventRecord]:
-        return await self._read(self.inner.read_streams(after_versions))
+    async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
+        return await self._read(self.inner.read_histories(fingerprints, limit))
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         return await self._read(self.inner.read_snapshots(streams))

@@ -21,6 +21,7 @@ from actors.wire import Receipt
 from store import Event, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
 from store.audit import audit_shard
 from store.identity import shard_of
+from store.records import Histories, versions_restored
 from tests.hosts import HostUnderTest, host_on, lost_reply, once
 
 EVERY = 5
@@ -203,11 +204,10 @@ async def test_a_long_stream_is_loaded_by_its_tail(store: EventStore) -> None:
         assert receipt.version == 13
 
 
-async def test_many_are_loaded_in_two_queries(store: EventStore) -> None:
+async def test_many_are_loaded_in_one_read(store: EventStore) -> None:
     await fill(store)
     async with host_on(store, name="host-2", registry=REGISTRY) as host:
         await host.execute(*(host.message(pay(account=f"a-{n}"), f"k-{n}") for n in range(1, 4)))
-        assert len(host.store.reads) == len(host.store.snapshot_reads) == 1
         assert host.store.reads == [{"account-a-1": 10, "account-a-2": 0, "account-a-3": 0}]
 
 
@@ -231,7 +231,7 @@ async def test_a_damaged_one_falls_back_to_all_events(store: EventStore) -> None
         with structlog.testing.capture_logs() as logs:
             assert await total_told(host) == "18.0 is all there is."
         assert [line["log_level"] for line in logs] == ["warning"]
-        assert host.store.reads == [{"account-a-1": 0}]
+        assert host.store.reads == [{"account-a-1": 10}, {"account-a-1": 0}]
         assert counts(host).ignored_damaged == 1
 
 
@@ -249,13 +249,19 @@ async def test_one_that_the_next_events_do_not_fit_falls_back_to_all_events(stor
 async def test_time_travel_uses_one_at_or_below_the_version(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(store)
     read: list[int] = []
-    read_stream = store.read_stream
+    read_stream, read_histories = store.read_stream, store.read_histories
 
     async def watched(stream: str, after_version: int, limit: int) -> list[object]:
         read.append(after_version)
         return list(await read_stream(stream, after_version, limit))
 
+    async def watched_histories(fingerprints: dict[str, str | None], limit: int | None = None) -> Histories:
+        histories = await read_histories(fingerprints, limit)
+        read.extend(versions_restored(fingerprints, histories.snapshots).values())
+        return histories
+
     monkeypatch.setattr(store, "read_stream", watched)
+    monkeypatch.setattr(store, "read_histories", watched_histories)
     for version, expected in {12: ("18.0", [10]), 10: ("15.0", []), 9: ("13.5", [0]), None: ("18.0", [10])}.items():
         read.clear()
         account = await load_aggregate(store, REGISTRY.events, Account, "a-1", version=version)
