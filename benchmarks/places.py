@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +43,10 @@ class Place(NamedTuple):
 
     async def describe(self) -> dict[str, Any]:
         """Return what the figures depend on."""
+        peer = {"eventsourcing": version("eventsourcing")}
         if self.server_url is None:
-            return {"store": "sqlite"} | describe(self.directory)
-        return {"store": "postgres"} | describe(None) | await _settings(self.server_url)
+            return {"store": "sqlite"} | describe(self.directory) | peer
+        return {"store": "postgres"} | describe(None) | peer | await _settings(self.server_url)
 
 
 @contextmanager

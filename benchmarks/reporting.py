@@ -11,7 +11,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-DESCRIPTION_SHOWN = ("cpus", "system", "python", "sqlite", "server_version", "file_system", "durability")
+DESCRIPTION_SHOWN = (
+    "cpus",
+    "system",
+    "python",
+    "sqlite",
+    "server_version",
+    "eventsourcing",
+    "file_system",
+    "durability",
+)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -77,6 +77,18 @@ def test_the_store_benchmark_runs_and_reads_what_it_wrote(store: str) -> None:
         assert figure["min"] <= figure["median"] <= figure["max"], name
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_the_replay_benchmark_runs_and_folds_what_was_written(store: str) -> None:
+    small = ("--events", "500", "--repeats", "1", "--fold-streams", "4", "--fold-events", "5", "--cores", "1")
+    report = benchmark("--store", store, *small, of="replay")
+    assert report["measured_on"]["store"] == store
+    assert report["measured_on"]["durability"]
+    assert {name.partition(",")[0] for name in report["figures"]} == {"fold", "whole log"}
+    for name, figure in report["figures"].items():
+        assert 0 < figure["min"] <= figure["median"] <= figure["max"], name
+
+
 @pytest.mark.timeout(60)
 def test_a_store_that_grows_pauses_and_goes_on_where_it_was(tmp_path: Path) -> None:
     growing = ("--growth", "--events", "2000", "--points", "2", "--pause-after", "0", "--directory", str(tmp_path))
