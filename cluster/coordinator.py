@@ -183,4 +183,5 @@ def _projection_plan(plan: RuntimePlan, shards: int, _name: str) -> ProjectionPl
         shards=shards,
         limits=SubscriberLimits(),
         handlers=plan.handlers,
+        audit=plan.settings.sample_limits(),
     )

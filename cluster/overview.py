@@ -19,6 +19,7 @@ from projections.errors import ReadModelMissing, ReadModelUnavailable
 from projections.host import ProjectionHealth
 from projections.projection import Projection
 from projections.read_models import ReadModels
+from projections.sampling import AuditState
 from store.errors import InvalidValue
 from store.identity import shard_of
 from store.opening import open_store
@@ -100,6 +101,8 @@ class Overview(NamedTuple):
     shards: list[ShardStatus]
     subscribers: list[SubscriberStatus]
     handlers: list[HandlerStatus]
+    audits: list[AuditState]
+    """What the standing audit of read models has come to, in each process of the runtime that follows the log."""
     place: StreamPlace | None
     """Of the stream that was asked for."""
 
@@ -133,7 +136,8 @@ class OverviewReader:
         heads = await self._store.heads()
         shards = [ShardStatus(*route, heads[route.shard]) for route in await self._store.routes()]
         subscribers = [await self._progress(projection, heads) for projection in self._application.projections]
-        handlers = await self._handlers(heads, await self._healths(runtime) if runtime else [])
+        healths = await self._healths(runtime) if runtime else []
+        handlers = await self._handlers(heads, healths)
         place = None if self._stream is None else await self._place(self._stream, shards, runtime)
         return Overview(
             store=shown_url(self._url),
@@ -144,6 +148,7 @@ class OverviewReader:
             shards=shards,
             subscribers=subscribers,
             handlers=handlers,
+            audits=[audit for health in healths for audit in health.audits],
             place=place,
         )
 

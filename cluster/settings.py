@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from actors.hosting import HostLimits
 from cluster.limits import ClientLimits
 from projections.environment import read_environment
+from projections.sampling import SampleLimits
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 Seconds = Annotated[float, Field(ge=0.01, le=3600)]
@@ -77,6 +78,12 @@ class Settings(BaseSettings):
     host_pushes_in_flight_max: int = Field(default=16, ge=1, le=10_000)
     """Batches of events on their way from a host to projections; past it they are left to be read from the store."""
 
+    # --- read models ---
+    audit_interval_s: float = Field(default=60.0, ge=0.0, le=30 * 24 * 3600)
+    """How often a sample of one read model in one shard is compared with the log; 0: never."""
+    audit_keys_max: int = Field(default=100, ge=1, le=10_000)
+    """Partition keys in such a sample."""
+
     # --- clients ---
     client_batch_size_max: int = Field(default=1_000, ge=1, le=100_000)
     """Commands in one call."""
@@ -108,6 +115,10 @@ class Settings(BaseSettings):
             sessions_max=self.host_sessions_max,
             payload_size_max_bytes=self.payload_size_max_bytes,
         )
+
+    def sample_limits(self) -> SampleLimits:
+        """The bounds of the standing audit of read models."""
+        return SampleLimits(self.audit_interval_s, self.audit_keys_max)
 
     def client_limits(self) -> ClientLimits:
         """The bounds of each client."""

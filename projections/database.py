@@ -33,8 +33,11 @@ class Database(ABC):
         return True
 
     @abstractmethod
-    async def read(self, work: Work[T]) -> T:
-        """Run `work` in one snapshot. Raises ReadModelUnavailable, and ReadModelRejected for a value it can't take."""
+    async def read(self, work: Work[T], for_long: bool = False) -> T:
+        """Run `work` in one snapshot. Raises ReadModelUnavailable, and ReadModelRejected for a value it can't take.
+
+        A server that needs too long for all of it is taken for lost, unless it is `for_long`.
+        """
 
     @abstractmethod
     async def write(self, work: Work[T]) -> T:

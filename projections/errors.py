@@ -76,6 +76,13 @@ class ReadModelVersion(EventrayError):
         super().__init__(projection, stored, asked)
 
 
+class NotThisVersion(EventrayError):
+    """The read model of {0} is still of version {1}, and the application has {2}: audit it once that one is read."""
+
+    def __init__(self, projection: str, stored: int, asked: int) -> None:
+        super().__init__(projection, stored, asked)
+
+
 class RebuildStopped(EventrayError):
     """The rebuild of {0} has stopped, and what was read before still is: {1}
 

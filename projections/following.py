@@ -19,6 +19,7 @@ from projections.handler_sink import HandlerSink, HandlerState
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
+from projections.sampling import AuditState, SampleLimits, StandingAudit
 from projections.sink import Sink
 from projections.subscriber import Lag, Subscriber, SubscriberLimits
 from store.codec import EventRegistry
@@ -43,14 +44,18 @@ class Following:
         events: EventRegistry,
         limits: SubscriberLimits | None = None,
         around_sink: Callable[[Sink], Sink] | None = None,
+        audit: SampleLimits | None = None,
     ) -> None:
         """`around_sink` may put something around each sink. Raises InvalidValue where a method is none for its type."""
+        projections = tuple(projections)
         shards, limits = range(store.shards), limits or SubscriberLimits()
         handler_limits = replace(limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s))
         self._subscribers: dict[str, Subscriber] = {}
         self._sinks: dict[str, HandlerSink] = {}
         self._off = {handler.name: handler.off for handler in handlers if handler.off}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._audit = StandingAudit(store, read_models, projections, events, lambda: shards, audit)
+        self._auditing: asyncio.Task[None] | None = None
         for projection in projections:
             follower = ProjectionSubscriber(store, read_models, projection, events, shards, limits=limits)
             self._subscribers[projection.name] = follower
@@ -77,6 +82,8 @@ class Following:
         for name, subscriber in self._subscribers.items():
             self._tasks[name] = asyncio.create_task(subscriber.run(), name=name)
             self._tasks[name].add_done_callback(_log_end)
+        self._auditing = asyncio.create_task(self._audit.run(), name="the standing audit")
+        self._auditing.add_done_callback(_log_end)
 
     def push(self, records: Sequence[EventRecord]) -> None:
         """Take committed records; never waits."""
@@ -102,6 +109,10 @@ class Following:
         off = [HandlerState(name, reason, 0, 0, 0, 0, 0) for name, reason in self._off.items()]
         return [*(sink.state() for sink in self._sinks.values()), *off]
 
+    def audits(self) -> list[AuditState]:
+        """Return what the standing audit of each projection has come to; may be called from any thread."""
+        return self._audit.states()
+
     def ended(self) -> str:
         """Return which one has ended, and why; empty while all go on. May be called from any thread."""
         for name, task in dict(self._tasks).items():
@@ -111,6 +122,7 @@ class Following:
 
     async def stop(self) -> None:
         """End: projections once they have taken all that the log holds, handlers after what they have in hand."""
+        await self._end_audit()
         for name, subscriber in self._subscribers.items():
             if name in self._sinks:
                 self._sinks[name].stop()
@@ -125,12 +137,18 @@ class Following:
 
     async def abandon(self) -> None:
         """End at once, wherever each is."""
+        await self._end_audit()
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         for sink in self._sinks.values():
             sink.close()
+
+    async def _end_audit(self) -> None:
+        if self._auditing is not None:
+            self._auditing.cancel()
+            await asyncio.gather(self._auditing, return_exceptions=True)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -25,6 +25,7 @@ from projections.listening import Listeners
 from projections.metering import FollowerMeter, Unmetered
 from projections.projection import Projection
 from projections.read_models import ReadModels
+from projections.sampling import AuditState, SampleLimits
 from projections.subscriber import Lag, SubscriberLimits
 from store.codec import EventRegistry
 from store.events import Event
@@ -53,6 +54,7 @@ class ProjectionPlan:
     limits: SubscriberLimits
     handlers: tuple[Handler, ...] = field(default=(), repr=False)
     """They may hold passwords."""
+    audit: SampleLimits = field(default_factory=SampleLimits)
 
     @property
     def title(self) -> str:
@@ -67,6 +69,8 @@ class ProjectionHealth(NamedTuple):
     lags: list[Lag]
     handlers: list[HandlerState]
     """Also those that are off, and why."""
+    audits: list[AuditState]
+    """What the standing audit has come to, by projection."""
 
 
 class ProjectionHost:
@@ -100,7 +104,7 @@ class ProjectionHost:
         try:
             events = EventRegistry(plan.events)
             derived = (plan.projections, plan.handlers, events)
-            following = Following(store, read_models, *derived, plan.limits, self._meter.around_sink)
+            following = Following(store, read_models, *derived, plan.limits, self._meter.around_sink, plan.audit)
             await following.start()
         except BaseException:
             await read_models.close()
@@ -134,10 +138,10 @@ class ProjectionHost:
     async def health(self) -> ProjectionHealth:
         """Say how it is, also while its event loop is blocked. Raises RuntimeError where a subscriber has ended."""
         if self._following is None:
-            return ProjectionHealth([], [])
+            return ProjectionHealth([], [], [])
         if ended := self._following.ended():
             raise RuntimeError(ended)
-        return ProjectionHealth(self._following.lags(), self._following.handlers())
+        return ProjectionHealth(self._following.lags(), self._following.handlers(), self._following.audits())
 
     async def ended(self) -> None:
         """Never return: whoever waits for it learns at once that the process is gone."""

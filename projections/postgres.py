@@ -1,11 +1,12 @@
 """Read models in the PostgreSQL database of the events, in the same schema, over sessions of their own.
 
-No call waits for ever: a server that says nothing is a lost one. Not here: what is read and written (`read_models.py`),
-connecting (`store/postgres_database.py`).
+No call waits for ever, but one that is meant to: a server that says nothing is a lost one. Not here: what is read and
+written (`read_models.py`), connecting (`store/postgres_database.py`).
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from projections.database import Database, Work, read_model_error
 from projections.errors import ReadModelRejected
 from store.errors import StoreUnavailable
-from store.postgres_database import CREATING, READ_ONLY, PostgresDatabase, bounded, in_transaction
+from store.postgres_database import CREATING, READ_ONLY, Guard, PostgresDatabase, bounded, in_transaction
 from store.postgres_errors import DRIVER_ERRORS, store_error
 from store.postgres_sessions import INDEXES_ONLY, Sessions
 
@@ -42,8 +43,8 @@ class PostgresReadDatabase(Database):
         self._engine = database.engine(self._connect, SESSIONS_MAX, overflow=0)
         self.dialect = self._engine.dialect
 
-    async def read(self, work: Work[T]) -> T:
-        return await self._transaction(work, READ_ONLY)
+    async def read(self, work: Work[T], for_long: bool = False) -> T:
+        return await self._transaction(work, READ_ONLY, _unbounded if for_long else bounded)
 
     async def write(self, work: Work[T]) -> T:
         return await self._transaction(work, {})
@@ -65,9 +66,9 @@ class PostgresReadDatabase(Database):
         except StoreUnavailable as error:
             raise read_model_error(error) from error
 
-    async def _transaction(self, work: Work[T], options: dict[str, Any]) -> T:
+    async def _transaction(self, work: Work[T], options: dict[str, Any], guard: Guard = bounded) -> T:
         try:
-            return await in_transaction(self._engine, partial(_run, work=work), bounded, options)
+            return await in_transaction(self._engine, partial(_run, work=work), guard, options)
         except StatementError as error:
             if isinstance(error, DBAPIError):
                 raise read_model_error(store_error(error)) from error
@@ -78,3 +79,7 @@ class PostgresReadDatabase(Database):
 
 async def _run(connection: AsyncConnection, work: Work[T]) -> T:
     return await connection.run_sync(work)
+
+
+def _unbounded(session: asyncpg.Connection) -> AbstractContextManager[None]:
+    return nullcontext()

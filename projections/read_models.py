@@ -8,9 +8,9 @@ model, from where it was thought to be: so each event counts once, whoever appli
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Dialect, Select, Table, bindparam, select, update
 
@@ -25,6 +25,8 @@ from projections.tables import Build, checkpoints, projections
 from store.errors import InvalidValue
 from store.identity import uuid7
 from store.records import Advance, Checkpoint
+
+T = TypeVar("T")
 
 
 class Reading(NamedTuple):
@@ -238,6 +240,18 @@ class ReadModels:
             return {row.shard: row.position for row in rows}
 
         return await self._database.read(work)
+
+    async def read_live(
+        self, projection: type[Projection], work: Callable[[Connection, Build], T], for_long: bool = False
+    ) -> T:
+        """Run `work` with the build that is read, in one snapshot. Raises what `select` does.
+
+        `for_long`: however long that takes.
+        """
+        self._check_there(projection)
+        return await self._database.read(
+            lambda connection: work(connection, self._live(connection, projection)), for_long
+        )
 
     def _check_there(self, projection: type[Projection]) -> None:
         if not self._database.is_there:

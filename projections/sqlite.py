@@ -43,7 +43,7 @@ class SqliteReadDatabase(Database):
     def is_there(self) -> bool:
         return self._path is None or self._path.exists()
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], for_long: bool = False) -> T:
         return await self._reading.run(work)
 
     async def write(self, work: Work[T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from cluster.cli.auditing import audit_projections
 from cluster.cli.dead_letters import dead_letters
 from cluster.cli.demonstrating import demo
 from cluster.cli.living import down, up
@@ -34,6 +35,7 @@ main = typer.Typer(
 )
 for verb in (demo, submit, query, events, show, rebuild, replay, up, down, status, scale, rebalance):
     main.command()(verb)
+audit.command(name="projections")(audit_projections)
 main.add_typer(dead_letters, name="dead-letters")
 main.add_typer(schema, name="schema")
 main.add_typer(store, name="store")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+SHOWN_MAX = 100
+"""Findings that are printed."""
+
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
@@ -37,6 +40,14 @@ def print_json(value: Any) -> None:
 
 def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def print_first(lines: Sequence[object], count: int) -> None:
+    """Print the first 100 of so many lines on stdout, and say how many there are."""
+    for line in lines[:SHOWN_MAX]:
+        print(line)
+    if count > SHOWN_MAX:
+        print(f"... and {count - SHOWN_MAX:,} more: --json prints up to 1,000")
 
 
 def cell(text: str) -> Text:

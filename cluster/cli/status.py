@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,7 @@ from cluster.cli.options import Address, App, Json, Store, run
 if TYPE_CHECKING:
     from cluster.overview import HandlerStatus, Overview, ShardStatus
     from cluster.status import ProcessStatus, RuntimeStatus
+    from projections.sampling import AuditState
 
 Watch = Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")]
 Every = Annotated[float, typer.Option("--every", min=0.1, max=3600, metavar="SECONDS", help="With --watch: how often.")]
@@ -98,6 +100,7 @@ def as_json(overview: Overview) -> dict[str, Any]:
         "shards": [shard._asdict() for shard in overview.shards],
         "subscribers": [subscriber._asdict() for subscriber in overview.subscribers],
         "handlers": [handler._asdict() for handler in overview.handlers],
+        "audits": [_audit_json(audit) for audit in overview.audits],
     }
     if runtime is not None:
         told |= {
@@ -132,6 +135,11 @@ def _process_json(process: ProcessStatus) -> dict[str, Any]:
     }
 
 
+def _audit_json(audit: AuditState) -> dict[str, Any]:
+    at = None if audit.last_at is None else datetime.fromtimestamp(audit.last_at, UTC)
+    return audit._asdict() | {"last_at": at}
+
+
 # --- as tables ---
 
 
@@ -143,6 +151,8 @@ def as_tables(overview: Overview) -> RenderableType:
     parts.append(_subscriber_table(overview))
     if overview.handlers:
         parts.append(_handler_table(overview))
+    if overview.audits:
+        parts.append(_audit_table(overview))
     parts.append(_shard_table(overview))
     if (place := overview.place) is not None:
         where = f"{place.host or 'nobody'}" + (f" on {place.node}" if place.node else "")
@@ -211,6 +221,15 @@ def _handler_state(handler: HandlerStatus) -> str:
         return "on"
     shards, reason = _ranges(sorted(handler.standing)), next(iter(handler.standing.values()))
     return f"waiting in shards {shards}: {reason}"
+
+
+def _audit_table(overview: Overview) -> Table:
+    table = _table("Audits of samples", "projection", "last", "found", numbers=("audits", "rows", "differences"))
+    for each in overview.audits:
+        last = "none yet" if each.last_at is None else f"{datetime.fromtimestamp(each.last_at, UTC):%F %T} UTC"
+        counts = (each.audits, each.rows, each.differences)
+        table.add_row(each.projection, last, each.finding or each.failure, *(f"{count:,}" for count in counts))
+    return table
 
 
 def _shard_table(overview: Overview) -> Table:

@@ -1,4 +1,4 @@
-"""The verbs `store`, `audit` and `replay`: everything that is done to a store as a whole.
+"""The verbs `store`, `audit store` and `replay`: everything that is done to a store as a whole.
 
 Not here: how (`store/exporting.py`, `store/importing.py`, `store/backup.py`, `cluster/replaying.py`).
 """
@@ -6,14 +6,14 @@ Not here: how (`store/exporting.py`, `store/importing.py`, `store/backup.py`, `c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from cluster.application import Application, application_of
-from cluster.cli.console import ProgressWatcher, complain, print_json, progress_bars
+from cluster.cli.console import ProgressWatcher, complain, print_first, print_json, progress_bars
 from cluster.cli.dead_letters import replay_handler
 from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
 from store.archive import Progress
@@ -27,9 +27,6 @@ from store.schema import SCHEMA_VERSION
 
 Result = TypeVar("Result")
 Work = Callable[[str, Application, ProgressWatcher], Awaitable[Result]]
-
-SHOWN_MAX = 100
-"""Findings that are printed; --json prints more."""
 
 store = typer.Typer(help="Check, migrate, export, import or back up a store.", no_args_is_help=True)
 audit = typer.Typer(help="Check what is kept against what was promised.", no_args_is_help=True)
@@ -138,7 +135,7 @@ def audit_store(store: Store, app: App = None, json: Json = False) -> None:
         summary = {"shards": result.shards, "events": result.events, "seconds": round(result.seconds, 3)}
         print_json({**summary, "found": result.found, "findings": findings})
     else:
-        _print_lines(result.findings, result.found)
+        print_first(result.findings, result.found)
         print(f"{result.events:,} events in {result.shards} shards, {result.found:,} findings, {result.seconds:.1f} s")
     if result.found:
         raise typer.Exit(EXIT_FAILED)
@@ -174,7 +171,7 @@ def replay(store: Store, handler: Handler = None, from_: From = None, app: App =
             }
         )
     else:
-        _print_lines(result.failures, result.failed)
+        print_first(result.failures, result.failed)
         for name, count in types.items():
             print(f"{count:>12,}  {name}")
         speed = f"{result.seconds:.1f} s, {result.events_per_s:,.0f} events/s"
@@ -245,10 +242,3 @@ def _bar(watcher: ProgressWatcher, name: str) -> Progress:
         before = done
 
     return progress
-
-
-def _print_lines(lines: Sequence[object], count: int) -> None:
-    for line in lines[:SHOWN_MAX]:
-        print(line)
-    if count > SHOWN_MAX:
-        print(f"... and {count - SHOWN_MAX:,} more: --json prints up to 1,000")

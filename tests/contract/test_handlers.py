@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import pytest
 
 from actors.customers import CustomerCreated, OrderCreated
-from projections.errors import RetryLater, Undeliverable
+from projections.errors import RestoredBehind, RetryLater, Undeliverable
 from projections.handler import Handler, Policy
 from projections.handler_sink import HandlerSink
+from projections.rewinding import rewind
 from projections.subscriber import Subscriber, SubscriberLimits
 from store import Event, EventRecord, EventStore, StoreUnavailable
 from store.forwarding import Forwarding
@@ -409,6 +410,22 @@ async def test_a_reset_makes_a_running_one_take_events_again_and_again_only_its_
     await follower.settle()
     assert notes.calls == ids("a", 4)
     assert await store.parked() == []
+
+
+@pytest.mark.parametrize(("position", "found"), [(2, "has another event there"), (3, "ends before it")])
+async def test_a_log_behind_its_progress_is_refused_with_the_remedy(
+    store: EventStore, log: Log, follow: Follow, position: int, found: str
+) -> None:
+    """As after a restore of the log to an earlier state, or where it is another log."""
+    records = await log.write(*orders("a", 2))
+    await store.reset("Notes", {records[0].shard: Checkpoint(position, b"of another log")})
+    with pytest.raises(RestoredBehind, match=f"{found}.*eventray replay --handler Notes --from now"):
+        await follow(Notes())
+    await rewind(store, "Notes", "now")
+    follower = await follow(Notes())
+    await log.write(ordered("a", "3"))
+    await follower.settle()
+    assert follower.handler.calls == ["a-3"]
 
 
 class Crash(Exception):

@@ -15,9 +15,11 @@ import pytest
 from actors.customers import CreateCustomer, CreateOrder, CustomerCreated, CustomerPromoted, OrderCreated, PromoteToVip
 from cluster import subscriptions
 from cluster.testing import InProcessRuntime
+from projections.errors import RestoredBehind
 from projections.listening import Listeners
-from store import Event, InvalidValue
+from store import Event, InvalidValue, open_store
 from store.identity import uuid7
+from store.records import Checkpoint
 
 SOON_S = 5.0
 
@@ -95,6 +97,21 @@ async def test_a_named_one_goes_on_where_it_was(runtime: InProcessRuntime) -> No
     await runtime.subscribe(None, named.append, name="audit")
     await until(lambda: len(named) == 2)
     assert ids(named) == ["c-1", "c-2"]
+
+
+async def test_a_log_behind_the_progress_of_a_named_one_is_refused_with_the_remedy(
+    url: str, runtime: InProcessRuntime
+) -> None:
+    receipt = await runtime.submit(create(1))
+    store = await open_store(url, create=False)
+    for position, found in ((receipt.position, "has another event there"), (receipt.position + 1, "ends before it")):
+        await store.reset("flowers", {receipt.shard: Checkpoint(position, b"of another log")})
+        with pytest.raises(RestoredBehind, match=f"{found}.*subscribe under another name"):
+            await runtime.subscribe(None, print, name="flowers")
+    seen: list[Any] = []
+    await runtime.subscribe(None, seen.append, name="more flowers", start="beginning")
+    await until(lambda: ids(seen) == ["c-1"])
+    await store.close()
 
 
 async def test_pushes_bring_events_before_the_log_is_looked_at(runtime: InProcessRuntime) -> None:
