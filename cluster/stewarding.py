@@ -182,7 +182,7 @@ class Steward:
 
     def _all_serve(self) -> bool:
         stay = all(each.name is not None and not each.leaving for kind in self._kinds for each in kind.all)
-        return stay and len(self.hosts.all) == self.wanted and not any(kind.ending for kind in self._kinds)
+        return stay and not any(kind.ending for kind in self._kinds)
 
     def _give_free(self, target: dict[int, str]) -> None:
         free = self.ownership.free()
@@ -196,7 +196,7 @@ class Steward:
         moves = [
             (shard, owner, target[shard])
             for shard, owner in sorted(self.ownership.owners.items())
-            if owner in leaving and target.get(shard, owner) != owner and shard not in self.ownership.transits
+            if owner in leaving and target.get(shard, owner) != owner
         ]
         return sorted(moves, key=lambda move: not leaving[move[1]])
 

@@ -43,6 +43,9 @@ class Pretended:
         self.stuck: set[str] = set()
         """Those that never finish what a shard has in hand."""
         self.refusals: list[Exception] = []
+        self.opening = asyncio.Event()
+        """Cleared: no process gets ready meanwhile."""
+        self.opening.set()
         self.pushed_to: dict[str, str] = {}
 
     def die(self, name: str) -> None:
@@ -62,6 +65,7 @@ class Pretended:
     async def open(self, name: str) -> str:
         if self.refusals:
             raise self.refusals.pop()
+        await self.opening.wait()
         return self.nodes[name]
 
     async def health(self, name: str) -> HostHealth | None:
@@ -126,13 +130,13 @@ async def until(condition: Callable[[], bool]) -> None:
 class Cluster:
     """A coordination over pretended hosts and a pretended projection host."""
 
-    def __init__(self, store: EventStore, former: Cluster | None = None) -> None:
+    def __init__(self, store: EventStore, former: Cluster | None = None, settings: Settings = FAST) -> None:
         """With the processes and nodes of a former one, if there is one."""
         self.store = store
         self.hosts: Pretended = former.hosts if former else Pretended(store)
         self.projections: Pretended = former.projections if former else Pretended(store)
         self.nodes: PretendedNodes = former.nodes if former else PretendedNodes(NODE)
-        self.coordination = Coordination(store, self.hosts, self.projections, self.nodes, FAST)
+        self.coordination = Coordination(store, self.hosts, self.projections, self.nodes, settings)
 
     async def owners(self) -> list[str | None]:
         return [route.host for route in await self.store.routes()]
