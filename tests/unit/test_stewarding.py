@@ -219,6 +219,28 @@ class TestComingBack:
         in_cluster(work, ends=False)
 
 
+class TestBeginning:
+    def test_a_store_that_was_given_back_is_begun_anew_also_by_the_same_holder(self) -> None:
+        async def work(cluster: Cluster) -> None:
+            await cluster.coordination.stop()
+            again = Cluster(cluster.store, cluster, CALM)
+            await again.coordination.start("test", 3)
+            assert len({*await cluster.owners()}) == 3, "all of them serve when it returns"
+            await again.coordination.stop()
+
+        in_cluster(work, ends=False)
+
+    def test_where_nobody_says_how_many_hosts_there_are_as_many_as_before(self) -> None:
+        async def work(cluster: Cluster) -> None:
+            await cluster.coordination.stop()
+            again = Cluster(cluster.store, cluster, CALM)
+            await again.coordination.start("another", None)
+            assert len({*await cluster.owners()}) == 3
+            await again.coordination.stop()
+
+        in_cluster(work, hosts=3, ends=False)
+
+
 class TestNodes:
     def test_while_they_can_not_be_read_those_that_there_were_count(self) -> None:
         async def work(cluster: Cluster) -> None:
