@@ -146,7 +146,7 @@ async def measure(url: str, hosts: int, shards: int, rounds: int) -> dict[str, A
                 await _end_one(store, runtime, pulse, pauses, what, number)
             for what, count in (("moved to a new host", hosts + 1), ("moved off a host that leaves", hosts)):
                 await pulse.calm()
-                await _noted(store, pulse, pauses, what, lambda count=count: runtime.scale(count))  # type: ignore[misc]
+                await noted(store, pulse, pauses, what, lambda count=count: runtime.scale(count))  # type: ignore[misc]
         await pulse.calm()
         await pulse.end()
     await store.close()
@@ -162,7 +162,7 @@ async def _end_one(
 ) -> None:
     """Kill or stop one host, and wait until all is as it was."""
     victim = (await runtime.status()).hosts[0]
-    pid, concerned = await _pid_of(store, str(victim.name)), set(victim.shards)
+    pid, concerned = await pid_of(store, str(victim.name)), set(victim.shards)
     since_s = time.perf_counter()
     os.kill(pid, number)
     await pulse.answered_since(since_s + 0.05, concerned)
@@ -172,15 +172,13 @@ async def _end_one(
     await runtime.rebalance()
 
 
-async def _pid_of(store: EventStore, host: str) -> int:
+async def pid_of(store: EventStore, host: str) -> int:
     """The OS process of a host."""
     handle: Any = ray.get_actor(host, namespace=namespace_of(store.store_id))
     return int(actors(actor_id=handle._actor_id.hex())["Pid"])
 
 
-async def _noted(
-    store: EventStore, pulse: Pulse, pauses: Pauses, what: str, work: Callable[[], Awaitable[Any]]
-) -> None:
+async def noted(store: EventStore, pulse: Pulse, pauses: Pauses, what: str, work: Callable[[], Awaitable[Any]]) -> None:
     """Do something that moves shards, and note their pauses: those whose epochs have risen have moved."""
     before = await store.routes()
     since_s = time.perf_counter()

@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--seconds", type=float, default=60, help="how long faults are done (default: 60)")
     parser.add_argument("--seed", type=int, help="what is drawn is drawn from this (default: any)")
+    parser.add_argument("--brief", action="store_true", help="on SQLite, without the faults that take long")
     parser.add_argument("--keep", action="store_true", help="keep the directory in any case")
     arguments = parser.parse_args()
     seed = int(time.time()) if arguments.seed is None else arguments.seed
@@ -33,6 +34,9 @@ def main() -> int:
 
     from tests.torture.report import report
     from tests.torture.run import torture  # imports Ray, which looks at the environment
+    from tests.torture.schedule import BRIEFLY, ON_POSTGRES, ON_SQLITE
+
+    asked = BRIEFLY if arguments.brief else ON_SQLITE if arguments.store == "sqlite" else ON_POSTGRES
 
     began_s, ours = time.monotonic(), sys.stdout
 
@@ -41,7 +45,7 @@ def main() -> int:
 
     say(f"seed {seed}, {arguments.seconds:g} s of faults")
     with (directory / "ray.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):  # Ray tells much
-        outcome = asyncio.run(torture(directory, arguments.store, arguments.seconds, seed, say))
+        outcome = asyncio.run(torture(directory, arguments.store, arguments.seconds, seed, asked, say))
     good = report(outcome, arguments.store, arguments.seconds, seed)
     if good and not arguments.keep:
         shutil.rmtree(directory)

@@ -21,7 +21,7 @@ from tests.torture.evidence import Evidence
 from tests.torture.ground import Ground, kill_process, running_ground
 from tests.torture.journal import Journal
 from tests.torture.nemesis import Nemesis
-from tests.torture.schedule import ON_POSTGRES, ON_SQLITE, Fault, Strike, draw
+from tests.torture.schedule import Fault, Strike, draw
 from tests.torture.watching import Watch
 
 SQLITE, POSTGRES = "sqlite", "postgres"
@@ -47,10 +47,11 @@ class Outcome(NamedTuple):
     asked: tuple[Fault, ...]
 
 
-async def torture(directory: Path, kind: str, seconds: float, seed: int, say: Callable[[str], None]) -> Outcome:
-    """Run it all; `directory` keeps what it leaves behind."""
+async def torture(
+    directory: Path, kind: str, seconds: float, seed: int, asked: tuple[Fault, ...], say: Callable[[str], None]
+) -> Outcome:
+    """Run it all, with the faults that are asked for; `directory` keeps what it leaves behind."""
     with _store(directory, kind) as (store, server):
-        asked = ON_SQLITE if kind == SQLITE else ON_POSTGRES
         async with running_ground(directory, store, APP, seed) as ground:
             say(f"three nodes, {len(ground.drivers)} drivers, {kind}: {directory}")
             with Journal(directory / "faults.jsonl") as journal:

@@ -61,6 +61,16 @@ EVERYWHERE = (
     Fault.REBALANCED,
 )
 ON_SQLITE = EVERYWHERE
+BRIEFLY = (
+    Fault.COMMIT_STOPPED,
+    Fault.HOST_KILLED,
+    Fault.COORDINATOR_KILLED,
+    Fault.PROJECTION_HOST_KILLED,
+    Fault.DRIVER_KILLED,
+    Fault.REPLY_LOST,
+    Fault.REBALANCED,
+)
+"""On SQLite, in a run of some seconds: what passes soon."""
 ON_POSTGRES = (*EVERYWHERE, Fault.APPEND_STOPPED, Fault.POSTGRES_RESTARTED, Fault.POSTGRES_HUNG)
 LASTS_S = {
     Fault.HOST_STOPPED: (5.0, 9.0),

@@ -1,0 +1,82 @@
+"""What Ray says of actors that can't be reached, and what is made of it: never that a command has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo  # type: ignore[attr-defined]
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+
+from cluster.ray_edge import NoCoordinator, RayTransport, ask
+from cluster.transport import HostGone
+from store.errors import StoreHeld
+from tests.virtual_time import run
+
+ACTOR_ID = bytes(16)
+
+
+def died(preempted: bool = False) -> ActorDiedError:
+    info = NodeDeathInfo(reason=NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED) if preempted else None
+    error = ActorDiedError(ActorDiedErrorContext(actor_id=ACTOR_ID, node_death_info=info))
+    assert error.preempted is preempted
+    return error
+
+
+def unavailable() -> ActorUnavailableError:
+    return ActorUnavailableError("the connection was reset", ACTOR_ID)
+
+
+def raised_in_the_method() -> RayTaskError:
+    return RayTaskError("status", "", StoreHeld("somebody else"))  # type: ignore[no-untyped-call]
+
+
+class Actor:
+    """An actor's handle, every method of which fails by a script, and then answers."""
+
+    def __init__(self, *script: RayError) -> None:
+        self.script = list(script)
+        self.calls = 0
+
+    def __getattr__(self, _name: str) -> Any:
+        return SimpleNamespace(remote=self._called)
+
+    async def _called(self, *_arguments: object) -> str:
+        self.calls += 1
+        if self.script:
+            raise self.script.pop(0)
+        return "answer"
+
+
+@pytest.mark.parametrize("failure", [unavailable, died, lambda: died(preempted=True)])
+def test_whatever_befalls_a_host_its_call_may_or_may_not_have_been_executed(failure: Callable[[], RayError]) -> None:
+    transport = RayTransport("namespace")
+    transport._handles["host-1"] = Actor(failure())
+    with pytest.raises(HostGone):
+        run(transport.call("host-1", b""))
+    assert "host-1" not in transport._handles, "it is looked up anew, should that name ever answer again"
+
+
+def test_what_a_host_raises_itself_is_told_as_it_is() -> None:
+    transport = RayTransport("namespace")
+    transport._handles["host-1"] = Actor(raised_in_the_method())
+    with pytest.raises(StoreHeld):
+        run(transport.call("host-1", b""))
+    assert "host-1" in transport._handles
+
+
+def test_a_coordinator_that_was_preempted_or_is_away_comes_back() -> None:
+    coordinator = Actor(died(preempted=True), unavailable(), died(preempted=True))
+    assert run(ask(coordinator, 10, "status")) == "answer"
+    assert coordinator.calls == 4
+
+
+def test_one_that_died_for_good_is_told_at_once_and_one_that_stays_away_in_time() -> None:
+    with pytest.raises(NoCoordinator):
+        run(ask(coordinator := Actor(died()), 10, "status"))
+    assert coordinator.calls == 1
+    with pytest.raises(NoCoordinator):
+        run(ask(coordinator := Actor(*[unavailable()] * 1000), 10, "status"))
+    assert 40 < coordinator.calls < 60
