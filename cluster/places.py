@@ -68,8 +68,7 @@ class Places:
             numbered = (f"{self._kind}-{number}" for number in itertools.count(1))
             title = next(title for title in numbered if title not in titles)
         new_name = partial(self._new_name, title)
-        choose_node = partial(self._node_for, title)
-        each = Supervisor(title, self._processes, self._settings, self._duty, new_name, choose_node, adopted)
+        each = Supervisor(title, self._processes, self._settings, self._duty, new_name, self._node_for_one, adopted)
         self.all = sorted([*self.all, each], key=lambda each: (len(each.title), each.title))
         self._filling[each] = self._spawn(each.run())
 
@@ -121,9 +120,9 @@ class Places:
     def _new_name(self, title: str) -> str:
         return f"{title}-{self._generation}-{next(self._incarnations)}"
 
-    def _node_for(self, title: str) -> str | None:
-        """Choose for one place: the node that its process is on counts while that serves, not once it is lost."""
-        return self._choose_node(each.node for each in self.all if each.title != title or each.name is not None)
+    def _node_for_one(self) -> str | None:
+        """Choose for one more process: a place whose process is lost has no node meanwhile."""
+        return self._choose_node(each.node for each in self.all)
 
 
 def _title(name: str) -> str:

@@ -99,6 +99,10 @@ class TestNodeFor:
         assert node_for(["a"], [A, B], suspects={"b"}) == "a"
         assert node_for([], [B], suspects={"b"}) == "b"
 
+    def test_one_with_room_before_one_without_and_before_one_that_is_trusted(self) -> None:
+        assert node_for(["b", "b"], [A._replace(room=False), B]) == "b"
+        assert node_for([], [A._replace(room=False), B], suspects={"b"}) == "b"
+
     def test_where_none_has_room_ray_may_wait_for_a_new_node(self) -> None:
         full = [A._replace(room=False), B._replace(room=False)]
         assert node_for([], full) is None

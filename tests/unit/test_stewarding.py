@@ -282,6 +282,31 @@ class TestNodes:
 
         in_cluster(work)
 
+    def test_a_host_that_died_is_replaced_on_the_node_that_lacks_it_now(self) -> None:
+        async def work(cluster: Cluster) -> None:
+            cluster.nodes.there.append(SECOND)
+            await until(lambda: {cluster.hosts.nodes[host] for host in cluster.hosts.running} == {"n-1", "n-2"})
+            await cluster.coordination.settled()
+            before = set(cluster.hosts.running)
+            cluster.hosts.die(next(host for host in before if cluster.hosts.nodes[host] == "n-2"))
+            await until(lambda: len(cluster.hosts.running) == 2)
+            (successor,) = cluster.hosts.running.keys() - before
+            assert cluster.hosts.nodes[successor] == "n-2"
+
+        in_cluster(work)
+
+    def test_hosts_that_leave_serve_what_nobody_else_can_yet(self) -> None:
+        async def work(cluster: Cluster) -> None:
+            (leaving,) = cluster.hosts.running
+            cluster.hosts.opening.clear()
+            cluster.nodes.there[:] = [NODE._replace(draining=True), SECOND]
+            await until(lambda: any(each.state == "leaving" for each in cluster.coordination.status().hosts))
+            await cluster.hosts.release(leaving, [0])  # as if it had let go of it by itself
+            await until(lambda: 0 in cluster.hosts.serving[leaving], within_s=5)
+            cluster.hosts.opening.set()
+
+        in_cluster(work, hosts=1)
+
     def test_where_all_drain_everything_stays(self) -> None:
         async def work(cluster: Cluster) -> None:
             before, did = await cluster.owners(), list(cluster.hosts.did)
