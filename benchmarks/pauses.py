@@ -1,4 +1,4 @@
-"""How long a shard can't be served: `python -m benchmarks.pauses [--json]`.
+"""How long a shard can't be served: `python -m benchmarks.pauses [--store postgres] [--json]`.
 
 On every shard commands follow one another, each sent as soon as the last one is answered; the longest time between two
 answers is the shard's pause. Hosts are killed, stopped (SIGSTOP), and their number is changed, so that shards move.
@@ -14,19 +14,17 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private.state import actors
 
 from actors.customers import ChangeEmail, CreateCustomer
-from benchmarks.machine import describe
+from benchmarks.places import place
 from cluster import Runtime
 from cluster.ray_edge import namespace_of
 from store.errors import EventrayError
@@ -191,16 +189,19 @@ async def noted(store: EventStore, pulse: Pulse, pauses: Pauses, what: str, work
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pauses", description=__doc__)
-    parser.add_argument("--store", help="where the store is made (default: a SQLite file in a temporary directory)")
+    parser.add_argument("--store", default="sqlite", help="sqlite (default), postgres or a PostgreSQL URL")
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        url = arguments.store or f"sqlite:///{directory}/pauses.db"
-        figures = asyncio.run(measure(url, arguments.hosts, arguments.shards, arguments.rounds))
-        figures |= {"measured_on": describe(None if arguments.store else Path(directory))}
+
+    async def whole() -> dict[str, Any]:
+        with place(arguments.store, None) as found:
+            figures = await measure(await found.new_url("pauses"), arguments.hosts, arguments.shards, arguments.rounds)
+            return figures | {"measured_on": await found.describe()}
+
+    figures = asyncio.run(whole())
     if arguments.json:
         print(json.dumps(figures))
         return 0

@@ -21,13 +21,15 @@ import ray
 import structlog
 
 from actors import Aggregate, Command
-from actors.customers import Customer, Order
+from actors.customers import Customer, CustomerCreated, CustomerPromoted, Order
 from cluster import Application
+from projections import Handler
 from projections.customers import CustomerProjection
 from store import Event, OutcomeUnknown, postgres
 from store.postgres import PostgresStore
 from store.records import EventRecord, ShardAppend
 from store.sqlite import SqliteStore
+from tests.torture.journal import Journal
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +58,20 @@ class Probe(Aggregate):
         pass
 
 
-app = Application(aggregates=[Customer, Order, Probe], projections=[CustomerProjection])
+class Mail(Handler, start="beginning"):
+    """Writes to each customer who has come or was promoted: a line in a file, which all who ever write it share."""
+
+    def on_news(self, event: CustomerCreated | CustomerPromoted) -> None:
+        with Journal(mails(Path(os.environ[FAULTS]))) as journal:
+            journal.write("mail", event=str(event.id), key=self.idempotency_key(event))
+
+
+def mails(directory: Path) -> Path:
+    return directory / "mails.jsonl"
+
+
+handlers = [Mail] if FAULTS in os.environ else []
+app = Application(aggregates=[Customer, Order, Probe], projections=[CustomerProjection], handlers=handlers)
 
 _commit = SqliteStore._commit
 

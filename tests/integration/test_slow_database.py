@@ -23,7 +23,7 @@ from store import Event
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 
-NOTE_BYTES = 16 * 1024
+TEXT = "x" * 16 * 1024
 NOTES = 6_000
 """Together 100 MB: several times what host and client may hold."""
 BOUND_BYTES = 4 * 1024 * 1024
@@ -32,24 +32,24 @@ GROWTH_MAX_BYTES = 80 * 1024 * 1024
 
 
 class Noted(Event):
-    note_id: str
+    page_id: str
     text: str
 
 
 class Note(Command):
-    note_id: str
+    page_id: str
     text: str
 
 
-class Notes(Aggregate):
+class Page(Aggregate):
     def note(self, command: Note) -> None:
-        self.raise_event(Noted(note_id=command.note_id, text=command.text))
+        self.raise_event(Noted(page_id=command.page_id, text=command.text))
 
     def on_noted(self, event: Noted) -> None:
         pass
 
 
-app = Application(aggregates=[Notes], projections=[])
+app = Application(aggregates=[Page], projections=[])
 SETTINGS = Settings(
     client_in_flight_bytes_max=3 * BOUND_BYTES,
     host_pending_bytes_max=BOUND_BYTES,
@@ -82,7 +82,7 @@ async def test_while_the_database_stands_still_callers_wait_and_memory_does_not_
 
         async def submit(number: int, timeout_s: float) -> None:
             try:
-                note = Note(note_id=f"n-{number % 200}", text="x" * NOTE_BYTES)
+                note = Note(page_id=f"n-{number % 200}", text=TEXT)
                 receipt = await runtime.submit(note, command_id=f"note-{number}", timeout_s=timeout_s)
                 answers[type(receipt).__name__] += 1
             except (Overloaded, CommandTimeout) as error:

@@ -11,7 +11,14 @@ from collections import Counter
 from pathlib import Path
 
 from tests.torture.checks import CHECKS, Finding, Kind
-from tests.torture.evidence import Evidence, read_drivers, read_faults, read_postgres, read_sqlite
+from tests.torture.evidence import (
+    Evidence,
+    read_drivers,
+    read_faults,
+    read_mails,
+    read_postgres,
+    read_sqlite,
+)
 from tests.torture.history import History
 
 SHOWN_MAX = 40
@@ -36,6 +43,8 @@ def collect(directory: Path) -> Evidence:
     read_drivers(evidence, directory.glob("driver-*.jsonl"))
     if (faults := directory / "faults.jsonl").exists():
         read_faults(evidence, faults)
+    if (mails := directory / "mails.jsonl").exists():
+        read_mails(evidence, mails)
     return evidence
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from tests.contract.shop_rules import decided
-from tests.torture.evidence import REFUSALS, UNKNOWN, UNSENT, Evidence, Failure, Receipt, Row, Sending
+from tests.torture.evidence import MAILED, REFUSALS, UNKNOWN, UNSENT, Evidence, Failure, Receipt, Row, Sending
 from tests.torture.history import Caused, History
 
 NOTICED_WITHIN_S = 5.0
@@ -325,6 +325,36 @@ def check_read_model(evidence: Evidence, history: History) -> Findings:
             yield _mismatch(f"shard {shard}: checkpoint {evidence.checkpoints.get(shard)}, head {head}")
 
 
+# --- handlers ---
+
+
+def check_mails(evidence: Evidence, _history: History) -> Findings:
+    """Of each event that has a mail one was sent, the first ones in the order of its partition key, and no other."""
+    if evidence.mails is None:
+        return
+    keys: dict[bytes, str] = {}
+    for mail in evidence.mails:
+        if keys.setdefault(mail.event_id, mail.key) != mail.key:
+            yield _mismatch(f"the mails of event {mail.event_id.hex()} don't show that they are the same")
+    if len(set(keys.values())) != len(keys):
+        yield _mismatch("mails of several events claim to be the same")
+    places = {event_id: place for place, event_id in enumerate(keys)}
+    last: dict[str, Row] = {}
+    for row in evidence.rows:
+        if row.type not in MAILED:
+            continue
+        if row.event_id not in places:
+            yield Finding(Kind.LOST, f"shard {row.shard} position {row.position} ({row.type}): no mail was sent")
+            continue
+        before = last.get(row.key)
+        if before is not None and places[before.event_id] > places[row.event_id]:
+            yield Finding(Kind.REORDERED, f"a mail was sent before an earlier one: {before.position}, {row.position}")
+        last[row.key] = row
+    known = {row.event_id for row in evidence.rows if row.type in MAILED}
+    for event_id in keys.keys() - known:
+        yield _mismatch(f"a mail was sent of event {event_id.hex()}, which is not in the log")
+
+
 CHECKS = (
     check_shape,
     check_once,
@@ -335,6 +365,7 @@ CHECKS = (
     check_order_of_answers,
     check_order_of_submission,
     check_read_model,
+    check_mails,
 )
 
 

@@ -15,9 +15,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from tests.contract.shop_rules import Wish, plain
 from tests.torture.journal import read_journal
+
+MAILED = ("CustomerCreated", "CustomerPromoted")
+"""The events that the handler takes."""
 
 REFUSALS = ("DomainError", "ConcurrencyError", "CommandIdReused")
 """Answers of an aggregate, or of the log: nothing was stored."""
@@ -118,6 +122,14 @@ class Row(NamedTuple):
         return str(self.metadata.get("command_id", ""))
 
 
+class Mail(NamedTuple):
+    """One call of the handler."""
+
+    event_id: bytes
+    key: str
+    """By which whoever gets it knows a repetition."""
+
+
 class Struck(NamedTuple):
     """One fault that was carried out."""
 
@@ -146,6 +158,8 @@ class Evidence:
     losses: dict[str, list[float]] = field(default_factory=dict)
     """When each driver noticed that a call of its was lost."""
     faults: list[Struck] = field(default_factory=list)
+    mails: list[Mail] | None = None
+    """In the order in which they were sent; None: there was no handler."""
 
 
 def read_drivers(evidence: Evidence, journals: Iterable[Path]) -> None:
@@ -180,6 +194,11 @@ def read_faults(evidence: Evidence, journal: Path) -> None:
         if line["do"] == "fault":
             shards = frozenset(line.get("shards", ()))
             evidence.faults.append(Struck(line["kind"], shards, line["from_s"], line["to_s"]))
+
+
+def read_mails(evidence: Evidence, journal: Path) -> None:
+    """Add what the handler did."""
+    evidence.mails = [Mail(UUID(line["event"]).bytes, line["key"]) for line in read_journal(journal)]
 
 
 def read_sqlite(path: Path) -> Evidence:

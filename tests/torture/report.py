@@ -22,6 +22,8 @@ def report(outcome: Outcome, kind: str, seconds: float, seed: int) -> bool:
     print(f"{'commands':36} {worked.commands}, acknowledged {worked.acknowledged}")
     for name in COUNTED:
         print(f"{name:36} {seen[name]}")
+    mails = outcome.evidence.mails or []
+    print(f"{'mails':36} {len(mails)}, repeated {len(mails) - len(set(mails))}")
     print(f"{'answers that nobody knows':36} {worked.unknown_answers}, lost calls {worked.lost_calls}")
     print(f"{'p99':36} {worked.p99_s:.3f} s")
     gap = worked.longest

@@ -104,7 +104,7 @@ async def _strike(ground: Ground, nemesis: Nemesis, strikes: list[Strike], say: 
 
 
 async def _come_to_rest(ground: Ground, store: str, say: Callable[[str], None]) -> list[str]:
-    """Stop the drivers, and wait until the read model has come to the end of the log."""
+    """Stop the drivers, and wait until the read model and the handler have come to the end of the log."""
     say("quiet: the drivers finish what they have in hand")
     troubles = await ground.stop_drivers(QUIET_WITHIN_S)
     deadline_s = time.monotonic() + QUIET_WITHIN_S
@@ -112,7 +112,7 @@ async def _come_to_rest(ground: Ground, store: str, say: Callable[[str], None]) 
     while behind and time.monotonic() < deadline_s:
         await asyncio.sleep(0.5)
         behind = await _behind(store)
-    return troubles + [f"the read model is behind the log in the shards {behind}"] * bool(behind)
+    return troubles + [f"the read model or the handler is behind the log in the shards {behind}"] * bool(behind)
 
 
 async def _gone(left: Callable[[], list[str]]) -> list[str]:
@@ -158,6 +158,7 @@ def _assignments(store: str) -> Callable[[], Awaitable[dict[int, str]]]:
 
 async def _behind(store: str) -> list[int]:
     heads = dict(await _ask(store, "SELECT shard, head FROM shards"))
-    query = "SELECT shard, position FROM checkpoints WHERE subscriber LIKE 'CustomerProjection@%'"
-    positions = dict(await _ask(store, query, read_model=True))
-    return [shard for shard, head in heads.items() if positions.get(shard, 0) != head]
+    query = "SELECT shard, position FROM checkpoints WHERE subscriber LIKE '{}%'"
+    rows = dict(await _ask(store, query.format("CustomerProjection@"), read_model=True))
+    mails = dict(await _ask(store, query.format("Mail")))
+    return [shard for shard, head in heads.items() if not rows.get(shard, 0) == mails.get(shard, 0) == head]

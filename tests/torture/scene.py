@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from tests.contract.shop_rules import NOTHING, StreamState, Wish, decided, folded
 
@@ -138,6 +139,12 @@ class Scene:
             read_models.executemany("INSERT INTO customers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._customers())
             checkpoints = [("CustomerProjection@1", *place) for place in self.heads.items()]
             read_models.executemany("INSERT INTO checkpoints VALUES (?, ?, ?)", checkpoints)
+        write_mails(directory, self.mails())
+
+    def mails(self) -> list[dict[str, str]]:
+        """What the handler does: a mail of each event that has one, in the order of the log."""
+        mailed = [event for event in self.events if event[6] in ("CustomerCreated", "CustomerPromoted")]
+        return [{"event": str(UUID(bytes=event[5])), "key": f"{event[5].hex()} Mail"} for event in mailed]
 
     def _customers(self) -> Sequence[Sequence[Any]]:
         rows: dict[str, list[Any]] = {}
@@ -157,3 +164,9 @@ class Scene:
             else:
                 changes[kind](rows[key], fields, at)
         return list(rows.values())
+
+
+def write_mails(directory: Path, mails: Sequence[dict[str, str]]) -> None:
+    """Leave behind what the handler has done."""
+    lines = (json.dumps({"at": 0, "do": "mail", **mail}) + "\n" for mail in mails)
+    (directory / "mails.jsonl").write_text("".join(lines))

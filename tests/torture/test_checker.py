@@ -9,13 +9,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from tests.torture import checker, checks, evidence, history, journal
 from tests.torture.checker import collect, judge
 from tests.torture.checks import Kind
-from tests.torture.scene import SHARDS, Scene, shard_of
+from tests.torture.scene import SHARDS, Scene, shard_of, write_mails
 
 ADA = {"customer_id": "ada", "name": "Ada", "email": "ada@example.com"}
 CARL = {"customer_id": "carl", "name": "Carl", "email": "carl@example.com"}
@@ -287,6 +288,35 @@ def test_a_wrong_answer_is_found(damage: str, tmp_path: Path) -> None:
     scene = told()
     change(scene)
     expect(found(scene, tmp_path), kind, text)
+
+
+Mails = list[dict[str, str]]
+MAIL_DAMAGES: dict[str, tuple[Callable[[Mails], Mails], Kind, str]] = {
+    "none was sent": (lambda mails: mails[1:], Kind.LOST, "no mail was sent"),
+    "a later one was sent first": (lambda mails: mails[::-1], Kind.REORDERED, "before an earlier one"),
+    "one was sent of what never was": (
+        lambda mails: [*mails, {"event": str(UUID(int=999)), "key": "never"}], Kind.MISMATCH, "not in the log"),
+    "a repetition looks like another one": (
+        lambda mails: [*mails, {**mails[0], "key": "new"}], Kind.MISMATCH, "don't show that they are the same"),
+    "two look like the same": (
+        lambda mails: [mails[0], {**mails[1], "key": mails[0]["key"]}], Kind.MISMATCH, "claim to be the same"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", MAIL_DAMAGES)
+def test_a_mail_that_is_wrong_is_found(damage: str, tmp_path: Path) -> None:
+    change, kind, text = MAIL_DAMAGES[damage]
+    scene = told()
+    scene.write(tmp_path)
+    write_mails(tmp_path, change(scene.mails()))
+    expect({*judge(collect(tmp_path))}, kind, text)
+
+
+def test_a_mail_may_be_sent_again(tmp_path: Path) -> None:
+    scene = told()
+    scene.write(tmp_path)
+    write_mails(tmp_path, scene.mails() * 2)
+    assert judge(collect(tmp_path)) == []
 
 
 def decided_again() -> Scene:
