@@ -60,6 +60,11 @@ class CommandClient:
         """What these commands take on the wire, about."""
         return self._sender.held_bytes
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `submit` would take one more now; also once it is closed, to say so."""
+        return self._closed or (self._promised < PROMISED_MAX and not self._is_full())
+
     def submit(
         self,
         partition_key: str,
@@ -117,7 +122,7 @@ class CommandClient:
 
         First come, first served. A place that is not used goes to the next one.
         """
-        if self._has_room():
+        if self.has_room:
             return
         entrant = self._loop.create_future()
         self._entrants.append(entrant)
@@ -146,9 +151,6 @@ class CommandClient:
         finally:
             self._sender.close()
 
-    def _has_room(self) -> bool:
-        return self._closed or (self._promised < PROMISED_MAX and not self._is_full())
-
     def _is_full(self) -> bool:
         commands, size_bytes = self._sender.held + self._promised, self._sender.held_bytes
         return commands >= self._limits.in_flight_max or size_bytes >= self._limits.in_flight_bytes_max
@@ -160,7 +162,7 @@ class CommandClient:
 
     def _departed(self) -> None:
         """The client may hold fewer commands than before: let others in."""
-        while self._entrants and self._has_room():
+        while self._entrants and self.has_room:
             entrant = self._entrants.popleft()
             if not entrant.done():
                 self._promised += 1

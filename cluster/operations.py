@@ -251,13 +251,11 @@ class Operations:
         timeout_s: float | None,
         metadata: Mapping[str, Any] | None,
     ) -> asyncio.Future[Receipt]:
-        binding, data = self._registry.encode_command(command)
         client = self._ports.client
         patience_s = self._ports.settings.command_timeout_s if timeout_s is None else timeout_s
-        if client.in_flight < self._ports.settings.client_in_flight_max:
-            await client.room()
-        else:
+        if not client.has_room:
             patience_s -= await self._wait_for_room(patience_s)
+        binding, data = self._registry.encode_command(command)  # not before: those who wait should hold little
         return client.submit(
             binding.partition_key(command),
             command.command_type,

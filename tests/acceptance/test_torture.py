@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.commandline import ROOT, environment
 
-SECONDS = 15
+SECONDS = 10
 
 
 @pytest.mark.timeout(170)

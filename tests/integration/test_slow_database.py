@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("ray_address")
 TEXT = "x" * 16 * 1024
 NOTES = 6_000
 """Together 100 MB: several times what host and client may hold."""
+PATIENCE_S = 4.0
 BOUND_BYTES = 4 * 1024 * 1024
 GROWTH_MAX_BYTES = 80 * 1024 * 1024
 """Of one process. Every byte held is there a few times: as it came, decoded, as an event, as a row."""
@@ -94,12 +96,12 @@ async def test_while_the_database_stands_still_callers_wait_and_memory_does_not_
         assert answers.pop(Receipt.__name__) == 400
         with closing(sqlite3.connect(tmp_path / "notes.db", isolation_level=None)) as holder:
             holder.execute("BEGIN IMMEDIATE")
-            held = [asyncio.create_task(submit(number, 4)) for number in range(1_000, 1_000 + NOTES)]
-            await asyncio.wait(held)
+            began_s = time.monotonic()
+            await asyncio.gather(*(submit(number, PATIENCE_S) for number in range(1_000, 1_000 + NOTES)))
+            assert time.monotonic() - began_s < 3 * PATIENCE_S, "each is told at its own deadline, wherever it waits"
             holder.execute("ROLLBACK")
         over.set()
         host_bytes, client_bytes = await asyncio.gather(*watching)
-        print("GROWN", host_bytes >> 20, client_bytes >> 20, answers)
         assert max(host_bytes, client_bytes) < GROWTH_MAX_BYTES
         assert set(answers) == {Overloaded.__name__, CommandTimeout.__name__}, "nobody waited for ever, or was fooled"
         assert answers.total() == NOTES

@@ -46,7 +46,7 @@ def main() -> int:
     say(f"seed {seed}, {arguments.seconds:g} s of faults")
     with (directory / "ray.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):  # Ray tells much
         outcome = asyncio.run(torture(directory, arguments.store, arguments.seconds, seed, asked, say))
-    good = report(outcome, arguments.store, arguments.seconds, seed)
+    good = report(outcome, arguments.store, arguments.seconds, seed, arguments.brief)
     if good and not arguments.keep:
         shutil.rmtree(directory)
     else:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from actors.commands import Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, DeactivateCustomer, PromoteToVip
@@ -31,7 +32,7 @@ from cluster import Runtime
 from cluster.settings import Settings
 from projections.customers import CustomerProjection
 from projections.errors import ConsistencyTimeout
-from store.errors import EventrayError
+from store.errors import EventrayError, StoreUnavailable
 from tests.torture.journal import Journal, read_journal
 
 COMMANDS: dict[str, type[Command]] = {
@@ -282,11 +283,23 @@ async def drive(plan: DriverPlan) -> None:
     """Join the runtime and drive it until the stop file is there."""
     with Journal(plan.journal) as journal:
         _listen(journal)
-        settings = Settings(open_timeout_s=30)
-        async with Runtime.open(plan.store, app=plan.app, address=plan.address, settings=settings) as runtime:
+        runtime = await _joined(plan)
+        try:
             journal.write("began", name=plan.name)
             await Driver(plan, runtime, journal).run()
+        finally:
+            await runtime.close()
         journal.write("ended", name=plan.name)
+
+
+async def _joined(plan: DriverPlan) -> Runtime:
+    """Join the runtime; again and again where the store is away, of which opening tells at once."""
+    settings = Settings(open_timeout_s=30)
+    away = retry_if_exception_type(StoreUnavailable)
+    async for attempt in AsyncRetrying(retry=away, wait=wait_fixed(0.5), stop=stop_after_delay(60), reraise=True):
+        with attempt:
+            return await Runtime.open(plan.store, app=plan.app, address=plan.address, settings=settings)
+    raise AssertionError("an attempt returns or raises")
 
 
 if __name__ == "__main__":
