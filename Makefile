@@ -15,8 +15,8 @@ help: ## list the targets
 demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store: eventray-demo.db)
 	@$(VENV)/bin/eventray demo
 
-test: $(DEV) ## run all tests
-	@$(VENV)/bin/python -m pytest
+test: $(DEV) ## run all tests, those that need Ray beside the others
+	@$(VENV)/bin/python -m pytest --numprocesses 2
 
 torture: $(DEV) ## kill, stop and restart all there is under load, then judge (SECONDS=60 SEED=any STORE="sqlite postgres")
 	@for store in $(or $(STORE),sqlite postgres); do \

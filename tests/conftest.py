@@ -11,8 +11,24 @@ from typing import Any
 
 import pytest
 import ray
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import postgres
+
+RAY_FOLDERS = {"acceptance", "integration", "torture"}
+
+
+class Lanes(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """How a parallel run is divided: all that needs Ray goes to one worker, so that the run has one Ray."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "ray" if Path(path).parts[1] in RAY_FOLDERS else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")
