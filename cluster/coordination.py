@@ -8,12 +8,12 @@ is done to keep the runtime so (`stewarding.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
 
-from cluster.ownership import HostProcesses
+from cluster.ownership import Answer, HostProcesses, while_it_may_pass
 from cluster.placement import check_hosts
 from cluster.places import cancelled
 from cluster.settings import Settings
@@ -71,7 +71,7 @@ class Coordination:
         from serving; then `abandon` is due.
         """
         before, kept = await self._store.holding(), await self._store.hosts_wanted()
-        self._generation = await self._store.take(holder)
+        self._generation = await self._patiently(lambda: self._store.take(holder))
         self._beat_task = self._spawn(self._beat())
         self._steward = steward = Steward(
             self._store, *self._ports, self._settings, self._generation, self._spawn
@@ -80,7 +80,7 @@ class Coordination:
             await steward.resume(kept, await self._store.routes())
         else:
             wanted = hosts or min(kept or 1, self._store.shards)
-            await self._store.want_hosts(self._generation, wanted)
+            await self._patiently(lambda: self._store.want_hosts(self._generation, wanted))
             await self._end_former()
             await self._or_over(steward.begin(wanted))
         self._running = self._spawn(steward.run())
@@ -198,10 +198,14 @@ class Coordination:
         if not generation:
             return
         try:
-            await self._store.assign(generation, dict.fromkeys(range(self._store.shards)))
-            await self._store.release(generation)
+            await self._patiently(lambda: self._store.assign(generation, dict.fromkeys(range(self._store.shards))))
+            await self._patiently(lambda: self._store.release(generation))
         except (Superseded, StoreUnavailable) as error:
             log.warning("the store was not given back", reason=str(error))
+
+    async def _patiently(self, work: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Do what may be done again where a reply was lost; for as long as whoever begins or ends a runtime waits."""
+        return await while_it_may_pass(work, self._settings.close_timeout_s)
 
     async def _beat(self) -> None:
         while not await self._ending_within(self._settings.beat_interval_s):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, stop_after_delay, stop_never, wait_random_exponential
 
 from actors.hosting import HostHealth
 from cluster.settings import Settings
@@ -155,8 +155,8 @@ class Ownership:
             log.warning("a host is slow to release shards; they are taken from it", host=source, shards=shards)
 
     async def _assign_and_claim(self, shards: list[int], host: str) -> None:
-        await _while_it_may_pass(lambda: self._store.assign(self._generation, dict.fromkeys(shards, host)))
-        claimed: Mapping[int, int] = await _while_it_may_pass(lambda: self._hosts.claim(host, shards))
+        await while_it_may_pass(lambda: self._store.assign(self._generation, dict.fromkeys(shards, host)))
+        claimed: Mapping[int, int] = await while_it_may_pass(lambda: self._hosts.claim(host, shards))
         if host not in self.hosts:
             raise ProcessLost(host, "it was lost while it claimed shards")
         self.serves(host, claimed)
@@ -164,9 +164,10 @@ class Ownership:
             log.warning("a host could not claim shards", host=host, shards=sorted(missing))
 
 
-async def _while_it_may_pass(work: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Do it, again and again while the store can't be used for reasons that may pass."""
-    async for again in AsyncRetrying(retry=_may_pass, wait=wait_random_exponential(0.02, 1), reraise=True):
+async def while_it_may_pass(work: Callable[[], Awaitable[Answer]], within_s: float | None = None) -> Answer:
+    """Do it, again and again while the store can't be used for reasons that may pass; for so long, if that is said."""
+    stop = stop_never if within_s is None else stop_after_delay(within_s)
+    async for again in AsyncRetrying(retry=_may_pass, wait=wait_random_exponential(0.02, 1), stop=stop, reraise=True):
         with again:
             return await work()
     raise AssertionError("it neither returned nor raised")

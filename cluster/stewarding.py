@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from actors.hosting import HostHealth
-from cluster.ownership import HostProcesses, Ownership
+from cluster.ownership import HostProcesses, Ownership, while_it_may_pass
 from cluster.placement import place
 from cluster.places import Places, Spawn, cancelled
 from cluster.settings import Settings
@@ -129,7 +129,7 @@ class Steward:
 
     async def want(self, hosts: int) -> None:
         """Keep so many hosts from now on; the store says so first."""
-        await self._store.want_hosts(self._generation, hosts)
+        await while_it_may_pass(lambda: self._store.want_hosts(self._generation, hosts))
         self.wanted = hosts
         self.look()
 

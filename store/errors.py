@@ -49,10 +49,11 @@ class StoreRejected(EventrayError):
 
 
 class StoreUnavailable(EventrayError):
-    """The store can't be used now; nothing was written: {0}
+    """The store can't be used now, and no event was written: {0}
 
-    `passing` says that the same call may go through later (a lock, a lost connection before the commit); otherwise
-    someone has to act (a full disk, a read-only file).
+    `passing` says that the same call may go through later (a lock, a lost connection); otherwise someone has to act (a
+    full disk, a read-only file). What is not an event may have been written where a reply was lost: who owns what, a
+    checkpoint. The same call may then be made again.
     """
 
     def __init__(self, reason: str, passing: bool) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from store.errors import InvalidValue
+from store.errors import InvalidValue, Superseded
 from store.opening import Located, check_schema, located
 from store.schema import SCHEMA_VERSION, SHARDS_DEFAULT, runtime
 from store.sqlite_file import SqliteFile, store_error
@@ -44,8 +44,10 @@ async def migrate(url: str) -> int:
     store = found.open()
     try:
         generation = await store.take(HOLDER)
-        await _upgrade_at(found)
-        await store.release(generation)
+        try:
+            await _upgrade_at(found, generation)
+        finally:
+            await store.release(generation)
     finally:
         await store.close()
     return stored
@@ -69,9 +71,17 @@ async def _located(url: str) -> Located:
     return await located(url, SHARDS_DEFAULT, create=False)
 
 
-async def _upgrade_at(found: Located) -> None:
+def _upgrade_held(connection: Connection, generation: int) -> None:
+    """Upgrade, and keep everybody else from taking the store until that is committed. Raises Superseded."""
+    held = update(runtime).where(runtime.c.generation == generation).values(beat=runtime.c.beat + 1)
+    if connection.execute(held).rowcount != 1:
+        raise Superseded(generation)
+    upgrade(connection)
+
+
+async def _upgrade_at(found: Located, generation: int) -> None:
     if isinstance(found.place, SqliteFile):
-        await asyncio.to_thread(_upgrade_file, found.place)
+        await asyncio.to_thread(_upgrade_file, found.place, generation)
         return
     from store.postgres_errors import DRIVER_ERRORS
     from store.postgres_errors import store_error as postgres_error
@@ -80,19 +90,19 @@ async def _upgrade_at(found: Located) -> None:
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SET LOCAL statement_timeout = 0"))
-            await connection.run_sync(upgrade)
+            await connection.run_sync(_upgrade_held, generation)
     except DRIVER_ERRORS as error:
         raise postgres_error(error) from error
     finally:
         await engine.dispose()
 
 
-def _upgrade_file(file: SqliteFile) -> None:
+def _upgrade_file(file: SqliteFile, generation: int) -> None:
     engine = create_engine("sqlite://", creator=file.connect, poolclass=NullPool)
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            upgrade(connection)
+            _upgrade_held(connection, generation)
     except DBAPIError as error:
         raise store_error(error.orig if isinstance(error.orig, Exception) else error) from error
     finally:

@@ -77,7 +77,11 @@ class EventReader(Protocol):
 
 
 class Ownership(Protocol):
-    """Who may write. Every method is one transaction."""
+    """Who may write. Every method is one transaction.
+
+    Where the reply to one was lost, it raises StoreUnavailable (`passing`), and what it was to do may have been done.
+    Doing it again leads to the same.
+    """
 
     async def take(self, holder: str) -> int:
         """Take the store for writing and return the new generation.

@@ -10,9 +10,11 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+import structlog
 
 from store import taking
 from store.codec import EventRegistry
@@ -22,6 +24,9 @@ from store.identity import checked_id, shard_of, uuid7
 from store.ports import EventReader, EventStore
 from store.records import Claim, EventRecord, ShardAppend, micros
 
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
 PAGE_SIZE = 1_000
 PATIENCE_S = 10.0
 """How long what may pass (a locked file, a lost connection) is waited for."""
@@ -50,7 +55,7 @@ class OfflineWriter:
 
     async def __aenter__(self) -> Self:
         """Take the store. Raises StoreHeld where a living runtime holds it; one that died is watched for 3 s first."""
-        self._generation = await self.store.take(self._name)
+        self._generation = await _patiently(lambda: self.store.take(self._name))
         try:
             for former in {route.host for route in await self.store.routes() if route.host is not None}:
                 await self.store.end_writer(former)
@@ -71,11 +76,13 @@ class OfflineWriter:
         generation, self._generation, claimed = self._generation, 0, dict.fromkeys(self._claims)
         self._claims.clear()
         try:
-            await self.store.assign(generation, claimed)
-            await self.store.release(generation)
+            await _patiently(lambda: self.store.assign(generation, claimed))
+            await _patiently(lambda: self.store.release(generation))
         except Superseded:
             if error is None:
                 raise
+        except StoreUnavailable as unavailable:  # all that was to be stored is; the next to take it waits for 3 s
+            log.warning("the store was not given back", reason=str(unavailable))
 
     async def get_events(self, stream: str, from_version: int = 0) -> list[Event]:
         """Return the typed events of a stream with versions above `from_version`, in order; none if there are none.
@@ -172,8 +179,8 @@ class OfflineWriter:
             raise RuntimeError("the store is not held: write within `async with`")
         wanted = set(shards)
         if missing := wanted - self._claims.keys():
-            await self.store.assign(self._generation, dict.fromkeys(missing, self._name))
-            self._claims |= await self.store.claim(self._name, missing)
+            await _patiently(lambda: self.store.assign(self._generation, dict.fromkeys(missing, self._name)))
+            self._claims |= await _patiently(lambda: self.store.claim(self._name, missing))
             if not wanted <= self._claims.keys():
                 raise Superseded(self._generation)
         return {shard: self._claims[shard] for shard in wanted}
@@ -203,6 +210,18 @@ class OfflineWriter:
                 continue  # whoever takes the store over meanwhile claims its shards, so that appends are fenced
             except Superseded:
                 return
+
+
+async def _patiently(work: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Do what may be done again, until it is done, or what keeps it from that does not pass in time."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return await work()
+        except StoreUnavailable as error:
+            if not error.passing or time.monotonic() > deadline_s:
+                raise
+            await asyncio.sleep(PAUSE_S)
 
 
 async def read_events(store: EventReader, events: EventRegistry, stream: str, after_version: int = 0) -> list[Event]:

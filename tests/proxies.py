@@ -19,6 +19,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.marker = b""
+        self.after = b""
+        """The marker counts only behind these bytes, sent on the same connection."""
         self.loses_request = False
         """Lose the request itself, instead of the reply to it."""
         self.closes = True
@@ -60,9 +62,10 @@ class Proxy:
         seen = b""
         while data := await source.read(65_536):
             await self.passing.wait()
-            seen = seen[-100:] + data if self.marker else b""
-            if self.marker and self.marker in seen and not muted.is_set():
-                self.marker = b""
+            seen = seen[-10_000:] + data if self.marker else b""
+            behind = seen.partition(self.after)[2] if self.after else seen
+            if self.marker and self.marker in behind and not muted.is_set():
+                self.marker = self.after = b""
                 muted.set()
                 if self.loses_request:
                     self._lose(client)

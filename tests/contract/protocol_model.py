@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from actors.errors import CommandIdReused, CommandTimeout, DomainError, NotOwner
 from actors.wire import Receipt
 from store import ConcurrencyError, EventrayError, EventRecord, StoreRejected, StoreUnavailable
-from store.records import Claim, ShardAppend
-from tests.contract.shop_rules import NOTHING, States, StreamState, Wish, decided, folded, plain
+from store.records import Claim, ShardAppend, Snapshot
+from tests.contract.shop_rules import NOTHING, States, StreamState, Wish, decided, folded, plain, remembered
 
 Answer = Receipt | EventrayError
 CommandKey = tuple[str, str]
@@ -92,6 +92,8 @@ class ProtocolModel:
     """Commands that the store refused in a transaction of their own."""
     in_doubt: set[CommandKey] = field(default_factory=set)
     """Commands whose host did not hear that their events were stored."""
+    snapshots: dict[str, int] = field(default_factory=dict)
+    """The version of each stream's snapshot in the store."""
     broken: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     """How often each host's store failed in a way that doesn't pass."""
 
@@ -165,6 +167,15 @@ class ProtocolModel:
         self.states.append({**states, event.stream: after})
         self.places.append(dict(self.heads))
 
+    def kept(self, snapshots: Iterable[Snapshot]) -> None:
+        """A host has written snapshots: of versions in the log, and the state is what these events come to."""
+        for snapshot in snapshots:
+            states = (states.get(snapshot.stream, NOTHING) for states in self.states)
+            state = next((state for state in states if state.version == snapshot.version), None)
+            assert state is not None, f"a snapshot of a version that is not in the log: {snapshot}"
+            assert remembered(snapshot) == state, f"{snapshot} is not what the events come to: {state}"
+            self.snapshots[snapshot.stream] = max(snapshot.version, self.snapshots.get(snapshot.stream, 0))
+
     # --- commands ---
 
     def sent(self, sendings: Iterable[Sending]) -> None:
@@ -236,13 +247,14 @@ class ProtocolModel:
     def _views(self, sending: Sending) -> Iterator[tuple[int, States]]:
         """Yield on what a command without a trace may have been decided: lengths of the log, and the states by then.
 
-        A stream that two partition keys fight for is read from another shard's log, and then kept in memory: it may be
-        older than the rest.
+        Only a stream of another shard, which a command asks for as if it were its own shard's, may be older than the
+        rest: it is read from that shard's log once, and then kept in memory.
         """
         stream = sending.wish.stream
-        contested = len({other.wish.key for other in self.sendings if other.wish.stream == stream}) > 1
         for at in range(sending.sent_at, sending.answered_at + 1):
-            for since in range(at + 1) if contested else (at,):
+            now = self.states[at].get(stream, NOTHING)
+            foreign = now.version and zlib.crc32(now.key.encode()) % self.shards != sending.shard
+            for since in range(at + 1) if foreign else (at,):
                 yield at, {**self.states[at], stream: self.states[since].get(stream, NOTHING)}
 
     def _refused(self, sending: Sending, error: EventrayError, at: int, states: States) -> bool:
@@ -293,6 +305,11 @@ class ProtocolModel:
                     position = answer.position
 
     # --- the end ---
+
+    def check_snapshots(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """Compare what the store holds at the end with what was kept: of each stream its latest."""
+        assert {stream: snapshot.version for stream, snapshot in snapshots.items()} == self.snapshots
+        self.kept(snapshots.values())
 
     def check_log(self, rows: Sequence[EventRecord], heads: Mapping[int, int]) -> None:
         """Compare what the store holds at the end with what was committed, and with every receipt given out."""

@@ -23,6 +23,7 @@ from actors.hosting import HostCore, HostLimits
 from actors.registry import AggregateRegistry
 from actors.wire import unpack_answers
 from store import EventRecord, EventStore, StoreUnavailable, open_store
+from store.records import Snapshot
 from tests.contract.protocol_model import ProtocolModel, Sending
 from tests.contract.watched_store import WatchedStore
 
@@ -135,6 +136,11 @@ class World:
             ]
         assert rows is None or sorted(rows) == sorted(log), "the port reads other rows than SQL does"
         return log, heads
+
+    async def snapshots(self) -> dict[str, Snapshot]:
+        """Read the snapshots of all streams of the log."""
+        async with self.at_store():
+            return await self._coordinator.read_snapshots({record.stream for record in self.model.log})
 
     @asynccontextmanager
     async def at_store(self) -> AsyncIterator[None]:

@@ -10,7 +10,7 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
@@ -21,12 +21,17 @@ EXAMPLES = int(os.environ.get("PROTOCOL_EXAMPLES", "0"))
 SEARCH_S = 8.0
 BATCH_SIZE = 10
 """Schedules from one seed."""
+SCHEDULES_MAX = 1_000
+"""After so many without what must happen, a search has failed."""
 TIMEOUT_S = 400 + 2 * EXAMPLES
 """Making a failure small may take 300 s."""
 
 
-def search(machine: Callable[[int], RuleBasedStateMachine]) -> None:
-    """Try schedules; `machine` makes the state machine of each, and is given another number each time."""
+def search(machine: Callable[[int], RuleBasedStateMachine], missing: Callable[[], Collection[str]] = tuple) -> None:
+    """Try schedules; `machine` makes the state machine of each, and is given another number each time.
+
+    `missing` says what must have happened, and has not yet: a search goes on until it has, and fails without.
+    """
     numbers = itertools.count()
     began_s = time.monotonic()
     for batch in itertools.count():
@@ -39,7 +44,8 @@ def search(machine: Callable[[int], RuleBasedStateMachine]) -> None:
 
         run_state_machine_as_test(Schedule, settings=PROFILE)
         done = (batch + 1) * BATCH_SIZE
-        if done >= EXAMPLES and (EXAMPLES or time.monotonic() - began_s > SEARCH_S):
+        assert done < SCHEDULES_MAX or not missing(), f"no schedule ever led to {sorted(missing())}"
+        if done >= EXAMPLES and (EXAMPLES or time.monotonic() - began_s > SEARCH_S) and not missing():
             return
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from store.records import Snapshot
+
 
 class Wish(NamedTuple):
     """A command: its type's name and its fields."""
@@ -85,6 +87,16 @@ def folded(state: StreamState, kind: str, key: str, fields: Mapping[str, str]) -
         case "OrderCreated":
             return after
     raise AssertionError(f"an event of an unknown type: {kind}")
+
+
+def remembered(snapshot: Snapshot) -> StreamState:
+    """Return what a snapshot says of its stream. An order's state is of no matter to any command."""
+    content = json.loads(snapshot.data)
+    state = StreamState(content["version"], content["partition_key"])
+    if not snapshot.stream.startswith("customer-"):
+        return state
+    customer = content["state"]
+    return state._replace(email=customer["email"], vip=customer["type"] == "Vip", active=customer["status"] == "Active")
 
 
 def plain(data: str) -> dict[str, str]:

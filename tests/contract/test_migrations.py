@@ -8,22 +8,42 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Connection, create_engine, make_url
 
 from actors.customers import Customer, Order
+from actors.customers.events import CustomerDeactivated
 from actors.registry import AggregateRegistry
 from actors.repository import load_aggregate
-from store import NotAStore, OtherSchema, StoreHeld, migrating, open_store, opening
+from store import (
+    NotAStore,
+    OtherSchema,
+    StoreHeld,
+    StoreUnavailable,
+    Superseded,
+    migrating,
+    open_store,
+    opening,
+    postgres_database,
+    sqlite_file,
+    taking,
+)
+from store.identity import shard_of
 from store.migrating import migrate, schema_version_of, upgrade
 from store.postgres_database import PostgresDatabase
+from store.records import Checkpoint
 from store.schema import SCHEMA_VERSION
+from store.writing import OfflineWriter
 
-GOLDEN = Path(__file__).parents[1] / "fixtures" / "schema_1.db"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+RELEASED = range(1, SCHEMA_VERSION + 1)
+"""Schema N was first made by the code that made `schema_N.db`."""
+GOLDEN = FIXTURES / "schema_1.db"
 NEXT = f"""
 from alembic import op
 from sqlalchemy import Column, Text
@@ -88,18 +108,28 @@ async def test_migrating_from_nothing_makes_the_tables_of_a_new_database(new_pos
     assert await postgres_schema(migrated) == made
 
 
-async def test_the_released_schema_can_be_opened_and_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", RELEASED)
+async def test_each_released_schema_can_be_opened_and_read(tmp_path: Path, version: int) -> None:
     copy = tmp_path / "golden.db"
-    copy.write_bytes(GOLDEN.read_bytes())
+    copy.write_bytes((FIXTURES / f"schema_{version}.db").read_bytes())
     url = f"sqlite:///{copy}"
-    assert await migrate(url) == 1
+    assert await schema_version_of(url) == await migrate(url) == version
     await (await open_store(f"sqlite:///{tmp_path}/new.db")).close()
     assert sqlite_schema(copy) == sqlite_schema(tmp_path / "new.db")
     store = await open_store(url, create=False)
-    assert await store.hosts_wanted() is None
-    customer = await load_aggregate(store, AggregateRegistry([Customer, Order]).events, Customer, "c-1")
+    registry = AggregateRegistry([Customer, Order]).events
+    customer = await load_aggregate(store, registry, Customer, "c-1")
     assert (customer.version, customer.name, customer.email) == (3, "Ada", "ada@example.org")
     assert list(await store.read_snapshots(["customer-c-1"])) == ["customer-c-1"]
+    assert await store.hosts_wanted() == (None if version == 1 else 2)
+    shard = shard_of("c-1", store.shards)
+    events = await store.read_shard(shard, 0, 10)
+    at_promotion = {shard: Checkpoint(3, events[2].event_id)}
+    assert await store.checkpoints("reporter") == ({} if version < 3 else at_promotion)
+    assert [(row.partition_key, row.position) for row in await store.parked()] == ([] if version < 4 else [("c-1", 2)])
+    async with OfflineWriter(store, "a test", registry) as writer:
+        await writer.save_events("customer-c-1", [CustomerDeactivated(customer_id="c-1", reason="moved")], 3)
+    assert (await store.heads())[shard] == len(events) + 1 == 5
     await store.close()
 
 
@@ -180,6 +210,53 @@ async def test_a_store_that_a_runtime_holds_is_not_migrated(
     monkeypatch.undo()
     await holder.close()
     assert await schema_version_of(sql_url) == SCHEMA_VERSION
+
+
+async def test_a_store_that_was_taken_over_meanwhile_is_not_migrated(
+    sql_url: str, later_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = await open_store(sql_url)
+    release(monkeypatch, SCHEMA_VERSION + 1)
+    upgrade_at = migrating._upgrade_at
+
+    async def late(found: opening.Located, generation: int) -> None:
+        assert await runtime.take(migrating.HOLDER) == generation + 1
+        await upgrade_at(found, generation)
+
+    monkeypatch.setattr(migrating, "_upgrade_at", late)
+    with pytest.raises(Superseded):
+        await migrate(sql_url)
+    assert await schema_version_of(sql_url) == SCHEMA_VERSION
+    await runtime.close()
+
+
+async def test_nobody_takes_a_store_while_it_is_migrated(
+    sql_url: str, later_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes: it does not beat."""
+    monkeypatch.setattr(taking, "WATCH_S", 0.1)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(postgres_database, "LOCK_TIMEOUT_S", 0.5)
+    await (await open_store(sql_url)).close()
+    release(monkeypatch, SCHEMA_VERSION + 1)
+    refused: list[BaseException | None] = []
+
+    async def take() -> int:
+        older = (await opening.located(sql_url, 8, create=False)).open()
+        try:
+            return await older.take("a runtime of the older release")
+        finally:
+            await older.close()
+
+    def upgrade_slowly(connection: Connection) -> None:
+        upgrade(connection)
+        with ThreadPoolExecutor(1) as thread:
+            refused.append(thread.submit(asyncio.run, take()).exception())
+
+    monkeypatch.setattr(migrating, "upgrade", upgrade_slowly)
+    assert await migrate(sql_url) == SCHEMA_VERSION
+    assert isinstance(refused[0], StoreUnavailable)
+    assert refused[0].passing
 
 
 async def test_nothing_is_made_where_no_store_is(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from store import EventRecord, EventStore, StoreRejected, open_store
-from store.records import Claim, Route, ShardAppend
+from store.records import Claim, Route, ShardAppend, Snapshot
 from tests.contract.protocol_world import raw_rows
 from tests.contract.rows import SHARDS, row
 from tests.contract.schedules import TIMEOUT_S, search
@@ -58,6 +58,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.claims: list[dict[int, Claim]] = [{}, {}, {}]
         """What each writer believes that it holds."""
         self.log: list[EventRecord] = []
+        self.snapshots: dict[str, Snapshot] = {}
+        """By stream, the latest."""
 
     @initialize()
     def begin(self) -> None:
@@ -136,6 +138,16 @@ class StoreMachine(RuleBasedStateMachine):
         heads = self.run(self.stores[writer].settle(epochs))
         assert heads == {shard: self.heads[shard] for shard, epoch in epochs.items() if self.epochs[shard] == epoch}
 
+    @rule(writer=writers, kept=st.dictionaries(st.sampled_from(["note-a", "note-b"]), st.integers(1, 5), min_size=1))
+    def keep_snapshots(self, writer: int, kept: dict[str, int]) -> None:
+        """They need no claim, so that one who lost its shards may come late with an older one."""
+        rows = [
+            Snapshot(f"{stream}.{self.schedule}", version, "by a", f"{version}", 1) for stream, version in kept.items()
+        ]
+        self.run(self.stores[writer].write_snapshots(rows))
+        for each in rows:
+            self.snapshots[each.stream] = max(each, self.snapshots.get(each.stream, each))
+
     # --- what all can read ---
 
     @rule(reader=writers)
@@ -149,6 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
         by_stream = sorted(self.log, key=lambda record: (record.stream, record.version))
         assert self.run(store.read_histories(dict.fromkeys(r.stream for r in self.log))).records == by_stream
         firsts = {(r.shard, str(r.command_key), r.stream): r for r in self.log if r.command_key is not None}
+        assert self.run(store.read_snapshots([*self.snapshots, "note-none"])) == self.snapshots
         absent = (0, "no such command", "note-0")
         assert self.run(store.find_commands([*firsts, absent])) == firsts
 

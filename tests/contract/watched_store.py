@@ -6,7 +6,7 @@ What is committed is told to the model (`protocol_model.py`). Not here: who the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable
@@ -17,8 +17,26 @@ if TYPE_CHECKING:
     from tests.contract.protocol_world import World
 
 T = TypeVar("T")
-STEPS = [f"{when} {what}" for what in ("claim", "read", "append", "settle") for when in ("before", "after")]
-"""Where a host can be held."""
+STEPS = [f"{when} {what}" for what in ("claim", "read", "append", "settle", "keep") for when in ("before", "after")]
+"""Where a host can be held; it keeps snapshots."""
+FAULTS = {
+    "claim": ["locked", "lost"],
+    "read": ["locked", "disk full"],
+    "snapshot": ["gone", "torn", "of another version", "by other code"],
+    "append": ["locked", "disk full", "rejected", "lost", "in doubt: commits", "in doubt: is undone"],
+    "settle": ["locked"],
+    "keep": ["locked", "lost"],
+}
+"""What can go wrong at each step."""
+DAMAGE: dict[str, Callable[[Snapshot], Snapshot | None]] = {
+    "gone": lambda _snapshot: None,
+    "torn": lambda snapshot: snapshot._replace(data=snapshot.data[:-1]),
+    "of another version": lambda snapshot: snapshot._replace(version=snapshot.version - 1),
+    "by other code": lambda snapshot: snapshot._replace(
+        fingerprint="of other code", data=snapshot.data.replace("@example.com", "@example.org")
+    ),
+}
+"""What may have become of a snapshot by the time that it is read."""
 GUILTY = "guilty@example.com"
 """Rows with this are refused, whatever comes with them."""
 
@@ -31,7 +49,7 @@ class WatchedStore(Forwarding):
         self.dead = False
         """The host crashed: nothing that it still does reaches the store."""
         self.held: set[str] = set()
-        self.faults: dict[str, list[str]] = {"claim": [], "read": [], "append": [], "settle": []}
+        self.faults: dict[str, list[str]] = {step: [] for step in FAULTS}
         """What goes wrong next, by step: the first one strikes the next time."""
         self._moved = asyncio.Event()
         self._doubts: list[tuple[Sequence[ShardAppend], bool]] = []
@@ -48,6 +66,11 @@ class WatchedStore(Forwarding):
         self.held -= set(steps)
         self._moved.set()
         self._moved.clear()
+
+    def fail(self, faults: Iterable[tuple[str, str]]) -> None:
+        """Let these go wrong, each the next time that its step is taken."""
+        for step, fault in faults:
+            self.faults[step].append(fault)
 
     async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
         await self._reach("before append")
@@ -100,12 +123,21 @@ class WatchedStore(Forwarding):
         return await self._read(self.inner.read_histories(fingerprints, limit))
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
-        return await self._read(self.inner.read_snapshots(streams))
+        found = await self._read(self.inner.read_snapshots(streams))
+        if found and (fault := self._fault("snapshot")) is not None:
+            damaged = [DAMAGE[fault](snapshot) for snapshot in found.values()]
+            found = {snapshot.stream: snapshot for snapshot in damaged if snapshot is not None}
+        return found
 
     async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
-        await self._reach("before append")
+        await self._reach("before keep")
+        fault = self._fault("keep")
         async with self.world.at_store():
             await self.inner.write_snapshots(snapshots)
+            self._tell(lambda model: model.kept(snapshots))
+        await self._reach("after keep")
+        if fault == "lost":
+            raise StoreUnavailable("no reply", True)
 
     async def end_doubts(self, shards: Collection[int]) -> None:
         """The transactions in doubt that touch these shards are over: each has committed, or is undone."""
