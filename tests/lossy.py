@@ -6,8 +6,8 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from store import EventStore, StoreUnavailable
+from store.forwarding import Forwarding
 from store.records import Claim
-from tests.forwarding import Forwarding
 
 T = TypeVar("T")
 Lost = Literal["request", "reply"]
