@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("ray_address")
 UNEVEN_SHARDS = """SELECT count(*) FROM shards LEFT JOIN
     (SELECT shard, count(*), min(position), max(position) FROM events GROUP BY shard) AS log USING (shard)
     WHERE head <> coalesce(count, 0) OR head <> coalesce(max, 0) OR coalesce(min, 1) <> 1"""
-UNEVEN_STREAMS = """SELECT count(*) FROM (SELECT count(*), min(version), max(version) FROM events GROUP BY stream) AS log
-    WHERE count <> max OR min <> 1"""
+UNEVEN_STREAMS = """SELECT count(*) FROM
+    (SELECT count(*), min(version), max(version) FROM events GROUP BY stream) AS log WHERE count <> max OR min <> 1"""
 ORDERS = "SELECT command_key, shard, position, stream, version FROM events WHERE type = 'OrderCreated'"
 FOLD = """SELECT data::json ->> 'customer_id', count(*), sum((data::json ->> 'total_amount')::numeric)
     FROM events WHERE type = 'OrderCreated' GROUP BY 1"""
