@@ -25,7 +25,7 @@ from projections.sink import Taken
 from store.codec import EventRegistry
 from store.errors import EventrayError
 from store.ports import EventStore
-from store.records import Advance, Checkpoint, EventRecord, ParkedKey, micros
+from store.records import IMPORTED, Advance, Checkpoint, EventRecord, ParkedKey, micros
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +94,8 @@ class HandlerSink:
         return HandlerState(self.name, "", *counts)
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
+        imported = await self._store.checkpoints(IMPORTED)
+        begin = {shard: max(place, imported.get(shard, place), key=_position) for shard, place in begin.items()}
         found = await self._store.keep_checkpoints(self.subscriber, begin)
         self._positions = {shard: checkpoint.position for shard, checkpoint in found.items()}
         await self._read_parked()
@@ -239,3 +241,7 @@ def parked_at(handler: str, record: EventRecord, attempts: int, failure: Failure
         parked_at=now,
         failed_at=now,
     )
+
+
+def _position(checkpoint: Checkpoint) -> int:
+    return checkpoint.position

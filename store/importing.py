@@ -18,7 +18,7 @@ from store.errors import BrokenArchive, OtherContent, StoreRejected, StoreUnavai
 from store.identity import shard_of
 from store.paging import PAGE_BYTES
 from store.ports import EventStore
-from store.records import EventRecord
+from store.records import IMPORTED, Checkpoint, EventRecord
 from store.streams import StreamChecker
 from store.writing import OfflineWriter
 
@@ -78,7 +78,15 @@ class _Import:
                 progress(done, self._header.events)
         if self._source != self._header.end:
             raise _not_whole(FIRST_EVENT_LINE + done, self._header)
+        await self._store.keep_checkpoints(IMPORTED, await self._ends())
         return done - stored
+
+    async def _ends(self) -> dict[int, Checkpoint]:
+        """Return the last event of each shard that has any."""
+        last = [
+            (shard, await self._store.read_shard(shard, head - 1, 1)) for shard, head in self._heads.items() if head
+        ]
+        return {shard: Checkpoint(records[0].position, records[0].event_id) for shard, records in last}
 
     async def _placed(self, line: int, record: EventRecord) -> EventRecord:
         """Return the record as it is stored here, having checked that it goes on from the lines before."""

@@ -108,6 +108,11 @@ class Checkpoint(NamedTuple):
     """Of the event there: a log that was restored to an earlier state has none, or another one."""
 
 
+IMPORTED = "eventray:imported"
+"""The name under which a store's checkpoints say up to where its events were brought by an import: no handler begins
+before that, since the store that they came from has seen to their side effects."""
+
+
 class Advance(NamedTuple):
     """A checkpoint's move, to the position and id of the last event taken."""
 

@@ -10,11 +10,26 @@ from typing import Any
 
 import pytest
 
-from store import EventRecord, EventStore, InvalidValue, StoreHeld, archive, exporting, importing, open_store, paging
+from actors.customers import CustomerCreated
+from projections.handler import Handler
+from projections.handler_sink import HandlerSink
+from store import (
+    EventRecord,
+    EventRegistry,
+    EventStore,
+    InvalidValue,
+    StoreHeld,
+    archive,
+    exporting,
+    importing,
+    open_store,
+    paging,
+)
 from store.errors import BrokenArchive, DamagedLog, OtherContent
 from store.exporting import export_log
 from store.identity import shard_of
 from store.importing import import_log
+from store.records import Checkpoint
 from store.writing import OfflineWriter
 from tests.contract.rows import SHARDS, row
 
@@ -103,6 +118,24 @@ async def test_an_archive_brings_everything_to_another_number_of_shards(
         positions = [record.position for record in after if record.shard == shard]
         assert positions == list(range(1, heads[shard] + 1))
     assert target.store_id != filled.store_id
+
+
+async def test_no_handler_begins_before_what_was_imported(
+    filled: EventStore, target: EventStore, tmp_path: Path
+) -> None:
+    class Notified(Handler, start="beginning"):
+        async def on_created(self, event: CustomerCreated) -> None: ...
+
+    await export_log(filled, tmp_path / "log.jsonl", quiet)
+    await import_log(tmp_path / "log.jsonl", target, quiet)
+    heads = await target.heads()
+    begin = dict.fromkeys(range(OTHER_SHARDS), Checkpoint(0, None))
+    found = await HandlerSink(target, Notified(), EventRegistry([CustomerCreated])).prepare(begin)
+    assert {shard: checkpoint.position for shard, checkpoint in found.items()} == heads
+    last = await target.read_shard(0, heads[0] - 1, 1)
+    assert found[0].event_id == last[0].event_id
+    found = await HandlerSink(filled, Notified(), EventRegistry([CustomerCreated])).prepare({0: Checkpoint(0, None)})
+    assert found == {0: Checkpoint(0, None)}, "nothing was imported there"
 
 
 async def test_the_archive_is_plain_json_lines(filled: EventStore, tmp_path: Path) -> None:
