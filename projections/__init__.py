@@ -4,6 +4,7 @@ from projections.changes import Changes
 from projections.columns import Moment, Money
 from projections.errors import ConsistencyTimeout, RetryLater, Undeliverable
 from projections.handler import Handler, Policy
+from projections.process_manager import ProcessManager
 from projections.projection import Projection
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Moment",
     "Money",
     "Policy",
+    "ProcessManager",
     "Projection",
     "RetryLater",
     "Undeliverable",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Table, and_, delete, func, insert, select, update
 
+from projections import outbox_sql
 from projections.making import drop_tables, lock_out_readers, make_tables, make_views, table_names
 from projections.tables import Build, checkpoints, projections
 from store.records import Checkpoint
@@ -61,6 +62,7 @@ def begin(connection: Connection, name: str, build: Build, tables_of: TablesOf) 
     given_up = read_builds(connection, name).following
     if given_up is not None and given_up != build:
         connection.execute(delete(checkpoints).where(checkpoints.c.subscriber == given_up.subscriber(name)))
+        outbox_sql.forget(connection, name, given_up)
     values = {"next_version": build.version, "next_build": build.number, "hold": None}
     connection.execute(update(projections).where(projections.c.name == name).values(values))
     # It may have been given up earlier, half filled: its rows are of no use without its checkpoints.
@@ -113,6 +115,7 @@ def take_over(connection: Connection, name: str, build: Build, tables_of: Tables
     }
     connection.execute(update(projections).where(projections.c.name == name).values(values))
     make_views(connection, tables_of(build))
+    outbox_sql.take_over(connection, name, live, build)
     connection.execute(delete(checkpoints).where(checkpoints.c.subscriber == live.subscriber(name)))
     return 0
 

@@ -7,9 +7,12 @@ here: the SQL (`read_models.py`), and which event causes what (a `Projection` sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
+
+if TYPE_CHECKING:
+    from projections.issuing import Issued
 
 Key = Any
 """The primary key of a row: its value, or a tuple where the key has several columns."""
@@ -48,6 +51,8 @@ class Changes:
         self._tables: dict[Table, dict[Key, RowChange]] = {}
         self._sums: dict[Table, dict[Key, dict[str, Any]]] = {}
         self._before = rows
+        self.issued: list[Issued] = []
+        """The commands that a process manager's methods have returned, as its outbox keeps them."""
 
     def row(self, table: Table, key: Key) -> Row | None:
         """Return a row as it is after the changes so far; None if there is none.

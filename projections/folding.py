@@ -13,6 +13,7 @@ from sqlalchemy import Table
 from projections.changes import NO_ROWS, Changes, Key, Rows
 from projections.errors import ProjectionFailed
 from projections.event_methods import by_stored_name
+from projections.issuing import Issuing
 from projections.projection import Projection
 from store.codec import EventRegistry
 from store.errors import EventrayError
@@ -30,9 +31,10 @@ class Decoded(NamedTuple):
 class Folder:
     """One projection's methods, by stored event type."""
 
-    def __init__(self, projection: type[Projection], events: EventRegistry) -> None:
-        """Raises InvalidValue where a method of the projection is none for its type."""
+    def __init__(self, projection: type[Projection], events: EventRegistry, issuing: Issuing | None = None) -> None:
+        """`issuing`: for a process manager. Raises InvalidValue where a method is none for its type."""
         methods = projection.event_methods()
+        self._issuing = issuing
         self._projection = projection()
         self._events, self._methods = by_stored_name(events, methods)
         self.reads_rows = type(self._projection).reads is not Projection.reads
@@ -73,9 +75,11 @@ class Folder:
                 if method.takes_many:
                     while place < len(records) and methods[records[place].type] is method:
                         place += 1
-                    method.function(self._projection, events[first:place], changes)
+                    returned = method.function(self._projection, events[first:place], changes)
                 else:
-                    method.function(self._projection, events[first], changes)
+                    returned = method.function(self._projection, events[first], changes)
+                if self._issuing is not None:
+                    changes.issued += self._issuing.issue(events[first:place], returned, pairs=method.takes_many)
             except Exception as error:
                 raise self._failed(records[first], error) from error
         return changes

@@ -15,10 +15,11 @@ import structlog
 from projections.changes import Changes
 from projections.errors import ConsistencyTimeout, ProjectionFailed, ReadModelMissing, ReadModelRejected
 from projections.folding import Folder
+from projections.issuing import Issuing
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.sink import Taken
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.subscriber import Start, Subscriber, SubscriberLimits
 from projections.tables import Build
 from store.codec import EventRegistry
 from store.errors import EventrayError
@@ -38,11 +39,22 @@ class ProjectionSink:
     once it is as far.
     """
 
-    def __init__(self, read_models: ReadModels, projection: type[Projection], events: EventRegistry) -> None:
-        """Raises InvalidValue where the projection's methods are none (see `Projection.event_methods`)."""
+    def __init__(
+        self,
+        read_models: ReadModels,
+        projection: type[Projection],
+        events: EventRegistry,
+        issuing: Issuing | None = None,
+        on_issued: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`issuing`: of a process manager; `on_issued` is called once commands are in its outbox.
+
+        Raises InvalidValue where the projection's methods are none (see `Projection.event_methods`).
+        """
         self._read_models = read_models
         self._projection = projection
-        self._folder = Folder(projection, events)
+        self._folder = Folder(projection, events, issuing)
+        self._issuing, self._on_issued = issuing, on_issued
         self._build = Build(projection.version)
         self._shards: Collection[int] = ()
         self._elsewhere: dict[int, int] = {}
@@ -60,6 +72,8 @@ class ProjectionSink:
 
     @property
     def restored_remedy(self) -> str:
+        if self._issuing is not None:
+            return "restore the read models' backup of the same time too: in it are the commands that wait to be sent"
         return (
             "restore the read model's backup of the same time too, or move the read model away (SQLite: its .read"
             " file): it is filled anew from the log at start"
@@ -67,6 +81,8 @@ class ProjectionSink:
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
         """Raises ReadModelVersion, ReadModelUnavailable. A read model begins where the log does."""
+        if self._issuing is not None:
+            await self._issuing.begin(begin)
         self._shards = begin.keys()
         self._build, is_live, found = await self._read_models.prepare(self._projection, self._shards)
         if is_live:
@@ -119,6 +135,8 @@ class ProjectionSink:
         moved = await self._read_models.apply(self._projection, advances, changes, self._build)
         if moved:
             return Taken(0, {shard: checkpoint.position for shard, checkpoint in moved.items()}, {})
+        if changes.issued:
+            self._on_issued()
         return Taken(len(batch), {shard: record.position for shard, record in last.items()}, {})
 
     async def _try_to_take_over(self) -> None:
@@ -165,13 +183,20 @@ class RebuildSink(ProjectionSink):
     """Fills one build of a projection, and lets somebody else say when it takes over."""
 
     def __init__(
-        self, read_models: ReadModels, projection: type[Projection], events: EventRegistry, build: Build
+        self,
+        read_models: ReadModels,
+        projection: type[Projection],
+        events: EventRegistry,
+        build: Build,
+        issuing: Issuing | None = None,
     ) -> None:
-        super().__init__(read_models, projection, events)
+        super().__init__(read_models, projection, events, issuing)
         self._build = build
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
         """Raises ReadModelMissing where the build has been given up, ReadModelUnavailable."""
+        if self._issuing is not None:
+            await self._issuing.begin(begin)
         found = await self._read_models.checkpoints(self._projection, self._build, begin.keys())
         if found.keys() != begin.keys():
             raise ReadModelMissing(self._projection.name, "its database")
@@ -193,12 +218,18 @@ class ProjectionSubscriber(Subscriber):
         events: EventRegistry,
         shards: Iterable[int],
         *,
+        start: Start = "beginning",
         limits: SubscriberLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        issuing: Issuing | None = None,
+        on_issued: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises InvalidValue where the projection's methods are none (see `Projection.event_methods`)."""
-        projection_sink = ProjectionSink(read_models, projection, events)
-        super().__init__(store, projection_sink, shards, limits=limits, clock=clock)
+        """`start`: from where on a process manager issues commands; a read model begins where the log does.
+
+        Raises InvalidValue where the projection's methods are none (see `Projection.event_methods`).
+        """
+        projection_sink = ProjectionSink(read_models, projection, events, issuing, on_issued)
+        super().__init__(store, projection_sink, shards, start=start, limits=limits, clock=clock)
         self._shown = projection_sink.shown
 
     async def wait_for(self, shard: int, position: int, timeout_s: float) -> None:

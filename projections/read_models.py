@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Dialect, Select, Table, bindparam, select, update
 
-from projections import builds
+from projections import builds, outbox_sql
 from projections.changes import Changes, Key, Rows
 from projections.errors import ReadModelMissing, ReadModelRejected, ReadModelUnavailable, ReadModelVersion
 from projections.making import columns_made, make_tables, older_table
@@ -149,6 +149,8 @@ class ReadModels:
     ) -> dict[int, Checkpoint]:
         """Change a build (None: the version's first) and move its checkpoints, in one transaction; {} when done.
 
+        The commands that were issued with the changes are written down in its outbox.
+
         If checkpoints are not where they are to be moved from, somebody else has moved them: then nothing is changed,
         and where they are now is returned. Raises ReadModelRejected, ReadModelUnavailable, and ReadModelMissing where
         the checkpoints are gone, with nothing changed.
@@ -159,11 +161,13 @@ class ReadModels:
         rows = self._statements(projection, build, changes)
 
         def work(connection: Connection) -> None:
-            self._respect_hold(connection, projection.name, build)
+            live = self._respect_hold(connection, projection.name, build)
             if sum(connection.exec_driver_sql(*each).rowcount for each in moves) < len(advances):
                 raise _MovedAlready
             for each in rows:
                 connection.exec_driver_sql(*each)
+            if changes.issued:
+                outbox_sql.put(connection, projection.name, live, build, changes.issued)
 
         try:
             await self._database.write(work)
@@ -253,6 +257,11 @@ class ReadModels:
             lambda connection: work(connection, self._live(connection, projection)), for_long
         )
 
+    async def write_live(self, projection: type[Projection], work: Callable[[Connection, Build], T]) -> T:
+        """Run `work` with the build that is read, in one transaction. Raises what `select` does."""
+        self._check_there(projection)
+        return await self._database.write(lambda connection: work(connection, self._live(connection, projection)))
+
     def _check_there(self, projection: type[Projection]) -> None:
         if not self._database.is_there:
             raise ReadModelMissing(projection.name, self._database.name)
@@ -274,15 +283,16 @@ class ReadModels:
                 return builds.first_build(connection, name) if columns else None
         return builds.read_builds(connection, name).live
 
-    def _respect_hold(self, connection: Connection, name: str, build: Build) -> None:
-        """Raise ReadModelUnavailable for a while, if the live build is to be left as it is; see `hold`."""
+    def _respect_hold(self, connection: Connection, name: str, build: Build) -> Build | None:
+        """Return the live build; raise ReadModelUnavailable for a while, if it is to be left as it is; see `hold`."""
         live, _, hold = builds.read_builds(connection, name)
         if hold is None or live != build:
-            return
+            return live
         if hold != self._hold:
             self._hold, self._held_until = hold, time.monotonic() + HOLD_S
         if time.monotonic() < self._held_until:
             raise ReadModelUnavailable("another build of it is about to take its place")
+        return live
 
     def _tables_of(self, projection: type[Projection], build: Build) -> Mapping[Table, Table]:
         found = self._physical.get((projection, build))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from projections.errors import ReadModelMissing, ReadModelUnavailable, RebuildStopped
+from projections.issuing import Issuing
 from projections.projection import Projection
 from projections.projection_sink import RebuildSink
 from projections.read_models import ReadModels
@@ -35,14 +36,17 @@ async def fill(
     build: Build,
     shards: Iterable[int],
     progress: Callable[[int], None],
+    issuing: Issuing | None = None,
 ) -> None:
     """Fill a build with all that the log of these shards holds; `progress` hears how many more events are done.
+
+    `issuing`: of a process manager. What the live build has acted on is not acted on again.
 
     Raises RebuildStopped at an event that can't be applied and where the build was given up meanwhile, and what the
     store and the read models raise.
     """
-    sink = RebuildSink(read_models, projection, events, build)
-    subscriber = Subscriber(store, sink, shards, limits=LIMITS)
+    sink = RebuildSink(read_models, projection, events, build, issuing)
+    subscriber = Subscriber(store, sink, shards, start=issuing.start if issuing else "beginning", limits=LIMITS)
     # On SQLite all that fill it take turns to write, and one that has waited long enough is told that it is in use.
     tries = AsyncRetrying(
         retry=retry_if_exception_type(ReadModelUnavailable),
@@ -64,12 +68,17 @@ async def fill(
 
 
 async def finish(
-    store: EventReader, read_models: ReadModels, projection: type[Projection], events: EventRegistry, build: Build
+    store: EventReader,
+    read_models: ReadModels,
+    projection: type[Projection],
+    events: EventRegistry,
+    build: Build,
+    issuing: Issuing | None = None,
 ) -> None:
     """Fill a build with what has come since, and let it take over. Raises what `fill` does."""
     shards = range(store.shards)
     for attempt in range(ATTEMPTS_MAX):
-        await fill(store, read_models, projection, events, build, shards, _nobody_watches)
+        await fill(store, read_models, projection, events, build, shards, _nobody_watches, issuing)
         try:
             if not await read_models.take_over(projection, build):
                 return

@@ -1,4 +1,4 @@
-"""The tables beside the read models: how far each subscriber is, and which version of a projection is read.
+"""The tables beside the read models: how far each subscriber is, which version of a projection is read, the outbox.
 
 Not here: reading and writing them (`read_models.py`), and the read models' own tables, which each projection names.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Column, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
 
 from store import schema
 
@@ -27,6 +27,35 @@ projections = Table(
     Column("hold", Text),
 )
 """Which build of each projection is read, and which is filled beside it; see `builds.py`."""
+
+outbox = Table(
+    "process_manager_outbox",
+    metadata,
+    Column("subscriber", schema.NAME, primary_key=True),
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("command_id", Text, nullable=False),
+    Column("partition_key", schema.NAME, nullable=False),
+    Column("command_type", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("occurred_at", BigInteger, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+)
+"""Commands that are not acknowledged yet, by the build and the event that they follow from: `Issued`'s fields."""
+
+outbox_counts = Table(
+    "process_manager_counts",
+    metadata,
+    Column("process_manager", schema.NAME, primary_key=True),
+    Column("acknowledged", BigInteger, nullable=False, default=0),
+    Column("refused", BigInteger, nullable=False, default=0),
+    Column("failed", BigInteger, nullable=False, default=0),
+    Column("last_failure", Text, nullable=False, default=""),
+)
+"""What became of the commands that have left the outbox; see `Outcome`."""
 
 
 class Build(NamedTuple):
