@@ -21,6 +21,7 @@ from actors.customers import Customer, Order
 from actors.registry import AggregateRegistry
 from projections.customers import CustomerProjection, PromotionNotice, WelcomeMail
 from projections.handler import Handler
+from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from store.errors import EventrayError, InvalidValue
 
@@ -33,18 +34,23 @@ class NoSuchApplication(EventrayError):
 
 
 class Application:
-    """The aggregates, projections and handlers that a runtime serves; a value, equal to another of the same classes."""
+    """The aggregates, projections, handlers and process managers that a runtime serves.
+
+    A value, equal to another of the same classes.
+    """
 
     def __init__(
         self,
         aggregates: Iterable[type[Aggregate]],
         projections: Iterable[type[Projection]] = (),
         handlers: Iterable[type[Handler]] = (),
+        process_managers: Iterable[type[ProcessManager]] = (),
     ) -> None:
         """Raises InvalidValue where the classes contradict each other or can't work, whichever it is first."""
         self.aggregates = tuple(dict.fromkeys(aggregates))
         self.projections = tuple(dict.fromkeys(projections))
         self.handlers = tuple(dict.fromkeys(handlers))
+        self.process_managers = tuple(dict.fromkeys(process_managers))
         self._check()
 
     def __eq__(self, other: object) -> bool:
@@ -59,12 +65,18 @@ class Application:
     def __getstate__(self) -> dict[str, Any]:
         for cls in self.classes:
             _resolve_annotations(cls)
-        return {"aggregates": self.aggregates, "projections": self.projections, "handlers": self.handlers}
+        kinds = ("aggregates", "projections", "handlers", "process_managers")
+        return {kind: getattr(self, kind) for kind in kinds}
 
     @property
     def classes(self) -> tuple[type, ...]:
-        """All of them: aggregates, projections, handlers."""
-        return (*self.aggregates, *self.projections, *self.handlers)
+        """All of them: aggregates, projections, handlers, process managers."""
+        return (*self.aggregates, *self.projections, *self.handlers, *self.process_managers)
+
+    @property
+    def read_models(self) -> tuple[type[Projection], ...]:
+        """All that keep one: projections and process managers."""
+        return (*self.projections, *self.process_managers)
 
     @cached_property
     def registry(self) -> AggregateRegistry:
@@ -72,11 +84,11 @@ class Application:
         return AggregateRegistry(self.aggregates)
 
     def projection(self, name: str) -> type[Projection]:
-        """Return the projection of this name. Raises InvalidValue if there is none."""
-        for projection in self.projections:
+        """Return the projection, or process manager, of this name. Raises InvalidValue if there is none."""
+        for projection in self.read_models:
             if projection.name == name:
                 return projection
-        known = ", ".join(projection.name for projection in self.projections)
+        known = ", ".join(projection.name for projection in self.read_models)
         raise InvalidValue("projection", repr(name), f"one of {known or 'none at all'} was expected")
 
     def make_handlers(self) -> tuple[Handler, ...]:
@@ -96,20 +108,28 @@ class Application:
             ("aggregates", Aggregate, self.aggregates),
             ("projections", Projection, self.projections),
             ("handlers", Handler, self.handlers),
+            ("process_managers", ProcessManager, self.process_managers),
         ):
             for cls in classes:
+                if base is Projection and isinstance(cls, type) and issubclass(cls, ProcessManager):
+                    raise InvalidValue(kind, repr(cls), "name process managers as process_managers=")
                 if not (isinstance(cls, type) and issubclass(cls, base)):
                     raise InvalidValue(kind, repr(cls), f"give classes derived from {base.__name__}")
         if not self.aggregates:
             raise InvalidValue("aggregates", "()", "name at least one")
-        names = [projection.name for projection in self.projections] + [handler.name for handler in self.handlers]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                kind = "projections" if place < len(self.projections) else "handlers"
-                raise InvalidValue(kind, name, "two have this name: give one of them another")
+        derived: dict[str, tuple[type[Projection] | type[Handler], ...]] = {
+            "projections": self.projections,
+            "handlers": self.handlers,
+            "process_managers": self.process_managers,
+        }
+        names: set[str] = set()
+        for kind, derived_classes in derived.items():
+            for each in derived_classes:
+                if each.name in names:
+                    raise InvalidValue(kind, each.name, "two have this name: give one of them another")
+                names.add(each.name)
         known_events = self.registry.events.types
-        methods = [("projections", set(each.event_methods())) for each in self.projections]
-        methods += [("handlers", set(each.event_methods())) for each in self.handlers]
+        methods = [(kind, set(each.event_methods())) for kind, classes in derived.items() for each in classes]
         for kind, event_classes in methods:
             for event_class in event_classes:
                 known = known_events.get(event_class.event_type)

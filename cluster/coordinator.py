@@ -22,6 +22,7 @@ from cluster.keeping import HostProcess, Keeper, ProjectionHostProcess
 from cluster.nodes import RayNodes
 from cluster.processes import RayProcesses, StoreElsewhere
 from cluster.ray_edge import COORDINATOR
+from cluster.relaying import CommandsOverRay
 from cluster.settings import Settings
 from cluster.signature import signature_of
 from cluster.status import RuntimeStatus
@@ -184,4 +185,8 @@ def _projection_plan(plan: RuntimePlan, shards: int, _name: str) -> ProjectionPl
         limits=SubscriberLimits(),
         handlers=plan.handlers,
         audit=plan.settings.sample_limits(),
+        process_managers=plan.application.process_managers,
+        aggregates=plan.application.aggregates,
+        payload_size_max_bytes=plan.settings.payload_size_max_bytes,
+        connect=CommandsOverRay(plan.namespace, plan.settings.client_limits()),
     )

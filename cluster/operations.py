@@ -28,6 +28,7 @@ from cluster.subscriptions import Subscription, Subscriptions
 from cluster.transport import HostGone
 from projections.callbacks import Callback
 from projections.errors import ConsistencyTimeout
+from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.subscriber import Start
@@ -106,7 +107,8 @@ class Operations:
         `command_id` is an idempotency key: the same command under the same id is decided once, for ever, and gets its
         first receipt again. `expected_version` is the stream's version that the command must meet, `occurred_at` when
         it happened in the world (default: when it is recorded), `metadata` a JSON object kept with each event. With
-        `consistency`, projections, it returns once their read models show the events too.
+        `consistency`, projections, it returns once their read models show the events too; of process managers, once the
+        commands that follow from the events are decided.
 
         Raises DomainError (the aggregate refused), InvalidCommand, ConcurrencyError, CommandIdReused, StoreRejected,
         DecideFailed: nothing was stored. Raises Overloaded where there was no room within `timeout_s`, here or on a
@@ -118,7 +120,7 @@ class Operations:
         future = await self._send(command, command_id, expected_version, occurred_at, timeout_s, metadata)
         receipt = await future
         for projection in consistency:
-            await self._wait_for(projection, receipt, self._patience_s(timeout_s))
+            await self._wait_for(projection, receipt.shard, receipt.position, self._patience_s(timeout_s))
         return receipt
 
     async def submit_many(
@@ -157,7 +159,8 @@ class Operations:
     ) -> Mapping[str, Any] | None:
         """Return the row with this key in the projection's read model; None if there is none.
 
-        `after` a receipt: waits until the read model shows what the command did. Raises ConsistencyTimeout if that
+        `after` a receipt: waits until the read model shows what the command did; a process manager's, until the
+        commands that follow from it are decided, too. Raises ConsistencyTimeout if that
         takes longer than `timeout_s`; InvalidValue for a receipt of another store.
         """
         self._check_projection(projection)
@@ -180,8 +183,19 @@ class Operations:
         self._check_projection(projection)
         if after is not None:
             self._check_receipt(after)
-            await self._wait_for(projection, after, self._patience_s(timeout_s))
+            await self._wait_for(projection, after.shard, after.position, self._patience_s(timeout_s))
         return await self._ports.read_models.select(projection, statement)
+
+    async def catch_up(self, projection: type[Projection], *, timeout_s: float | None = None) -> None:
+        """Return once a read model shows all that the log holds now.
+
+        Of a process manager: once the commands that follow from all that are decided, too. What they have caused is in
+        the log then. Raises ConsistencyTimeout.
+        """
+        self._check_projection(projection)
+        heads, patience_s = await self._ports.store.heads(), self._patience_s(timeout_s)
+        waits = (self._wait_for(projection, shard, head, patience_s) for shard, head in heads.items() if head)
+        await asyncio.gather(*waits)
 
     async def subscribe(
         self,
@@ -286,7 +300,7 @@ class Operations:
             raise InvalidValue("name", repr(name), "a handler of the application has it: give another")
 
     def _check_projection(self, projection: type[Projection]) -> None:
-        if projection not in self._ports.application.projections:
+        if projection not in self._ports.application.read_models:
             self._ports.application.projection(getattr(projection, "name", repr(projection)))
             raise InvalidValue("projection", repr(projection), "it is not the class that the application names")
 
@@ -303,26 +317,22 @@ class Operations:
         self._check_receipt(after)
         read_models = self._ports.read_models
         reading = await read_models.query(projection, key, after.shard)
-        if reading.position < after.position:
-            await self._wait_for(projection, after, self._patience_s(timeout_s))
+        if reading.position < after.position or issubclass(projection, ProcessManager):
+            await self._wait_for(projection, after.shard, after.position, self._patience_s(timeout_s))
             reading = await read_models.query(projection, key, after.shard)
         return reading.row
 
-    async def _wait_for(self, projection: type[Projection], receipt: Receipt, timeout_s: float) -> None:
-        """Wait until a read model shows a command, whoever follows the log for it meanwhile."""
+    async def _wait_for(self, projection: type[Projection], shard: int, position: int, timeout_s: float) -> None:
+        """Wait until a read model shows the shard's events up to there, whoever follows the log for it meanwhile."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         while (left_s := deadline_s - loop.time()) > 0:
             try:
                 async with asyncio.timeout(left_s + 1):
-                    return await self._ports.followers.wait_for(
-                        projection.name, receipt.shard, receipt.position, left_s
-                    )
+                    return await self._ports.followers.wait_for(projection.name, shard, position, left_s)
             except (HostGone, TimeoutError):
                 await asyncio.sleep(FOLLOWER_PAUSE_S)
-        raise ConsistencyTimeout(
-            projection.name, receipt.shard, receipt.position, timeout_s, 0, " Nobody follows the log for it now."
-        )
+        raise ConsistencyTimeout(projection.name, shard, position, timeout_s, 0, " Nobody follows the log for it now.")
 
 
 class ActorAddress(Generic[SomeAggregate]):

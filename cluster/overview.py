@@ -17,6 +17,9 @@ from cluster.ray_edge import COORDINATOR, NoCoordinator, RayTransport, ask, name
 from cluster.status import RuntimeStatus
 from projections.errors import ReadModelMissing, ReadModelUnavailable
 from projections.host import ProjectionHealth
+from projections.outbox import Outbox
+from projections.outbox_sql import NOTHING_SENT, OutboxState
+from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.sampling import AuditState
@@ -76,6 +79,13 @@ class HandlerStatus(NamedTuple):
     """Calls that were given up and have not returned."""
 
 
+class ProcessManagerStatus(NamedTuple):
+    """One process manager's progress, and what became of its commands."""
+
+    progress: SubscriberStatus
+    outbox: OutboxState
+
+
 class StreamPlace(NamedTuple):
     """Where one aggregate lives."""
 
@@ -103,6 +113,7 @@ class Overview(NamedTuple):
     handlers: list[HandlerStatus]
     audits: list[AuditState]
     """What the standing audit of read models has come to, in each process of the runtime that follows the log."""
+    process_managers: list[ProcessManagerStatus]
     place: StreamPlace | None
     """Of the stream that was asked for."""
 
@@ -149,6 +160,7 @@ class OverviewReader:
             subscribers=subscribers,
             handlers=handlers,
             audits=[audit for health in healths for audit in health.audits],
+            process_managers=[await self._managed(each, heads) for each in self._application.process_managers],
             place=place,
         )
 
@@ -197,6 +209,13 @@ class OverviewReader:
             positions = {}
         behind = [head - positions.get(shard, 0) for shard, head in heads.items()]
         return SubscriberStatus(projection.name, sum(behind), sum(count > 0 for count in behind), bool(positions))
+
+    async def _managed(self, manager: type[ProcessManager], heads: dict[int, int]) -> ProcessManagerStatus:
+        progress = await self._progress(manager, heads)
+        try:
+            return ProcessManagerStatus(progress, await Outbox(self._read_models, manager).state())
+        except (ReadModelMissing, ReadModelUnavailable):
+            return ProcessManagerStatus(progress, NOTHING_SENT)
 
     async def _place(self, stream: str, shards: list[ShardStatus], runtime: RuntimeStatus | None) -> StreamPlace:
         """Say where a stream is. Its first event knows its partition key; without one, its id may be the key."""

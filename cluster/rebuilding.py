@@ -14,6 +14,7 @@ import ray
 
 from cluster.application import Application
 from cluster.replaying import TASK_CPUS, Watcher, over_shards
+from projections.issuing import issuing_of
 from projections.read_models import ReadModels
 from projections.rebuild import fill, finish
 from projections.tables import Build
@@ -64,7 +65,8 @@ async def rebuild(url: str, application: Application, name: str, watcher: Watche
             total.events += done.shard.events
             total.seconds = done.seconds
         began_s = time.perf_counter()
-        await finish(store, read_models, projection, application.registry.events, build)
+        issuing = issuing_of(projection, application.registry, store)
+        await finish(store, read_models, projection, application.registry.events, build, issuing)
         total.seconds += time.perf_counter() - began_s
     finally:
         await read_models.close()
@@ -82,8 +84,9 @@ def _fill(url: str, application: Application, shard: int, name: str, build: Buil
         store = await open_store(url, create=False)
         read_models = ReadModels(url)
         try:
-            events = application.registry.events
-            await fill(store, read_models, application.projection(name), events, build, [shard], counted.append)
+            registry, projection = application.registry, application.projection(name)
+            issuing = issuing_of(projection, registry, store)
+            await fill(store, read_models, projection, registry.events, build, [shard], counted.append, issuing)
         finally:
             await read_models.close()
             await store.close()

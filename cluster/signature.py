@@ -44,6 +44,9 @@ def signature_of(application: Application) -> dict[str, str]:
         parts[f"event {name}"] = f"version {event_class.schema_version}, schema {digest_of(event_class)}"
     for projection in application.projections:
         parts[f"projection {projection.name}"] = f"version {projection.version}, tables {_columns(projection.tables)}"
+    for manager in application.process_managers:
+        tables = _columns(manager.tables)
+        parts[f"process manager {manager.name}"] = f"version {manager.version}, starts {manager.start}, tables {tables}"
     for handler in application.handlers:
         parts[f"handler {handler.name}"] = f"starts {handler.start}"
     return parts

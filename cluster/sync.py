@@ -93,6 +93,10 @@ class SyncRuntime:
         """Return the rows of a query over a projection's tables; see `Operations.select`."""
         return _blocking(self._runtime.select(projection, statement, **keywords), self._loop)
 
+    def catch_up(self, projection: type[Projection], *, timeout_s: float | None = None) -> None:
+        """Return once a read model shows all that the log holds now; see `Operations.catch_up`."""
+        _blocking(self._runtime.catch_up(projection, timeout_s=timeout_s), self._loop)
+
     def subscribe(
         self, event_type: type[Event] | None, handler: Callback, *, name: str | None = None, start: Start = "now"
     ) -> Subscription:

@@ -13,17 +13,19 @@ from functools import partial
 
 from actors.hosting import HostCore, HostHealth
 from actors.registry import AggregateRegistry
+from actors.writer import Publish
 from cluster.application import Application
 from cluster.coordination import Coordination
-from cluster.opening import Opening, open_base
+from cluster.opening import Base, Opening, open_base
 from cluster.operations import Operations, Ports
+from cluster.relaying import HostCommands
 from cluster.settings import Settings
 from cluster.spreading import Node
 from cluster.supervision import ProcessLost
 from cluster.transport import HostGone
 from projections.following import Following
 from projections.listening import Listeners
-from projections.read_models import ReadModels
+from projections.managing import Managing
 from store.identity import uuid7
 from store.ports import EventStore
 from store.records import EventRecord
@@ -60,8 +62,9 @@ class InProcessRuntime(Operations):
     ) -> InProcessRuntime:
         async with AsyncExitStack() as ending:
             base = await open_base(url, hosts, app, shards, settings, ending)
-            followers = LocalFollowers(base.store, base.read_models, base.application)
-            local_hosts = LocalHosts(base.store, base.registry, base.settings, followers)
+            local_hosts = LocalHosts(base.store, base.registry, base.settings)
+            followers = LocalFollowers(base, local_hosts)
+            local_hosts.publish = followers.push
             coordination = Coordination(base.store, local_hosts, followers, OneNode(), base.settings)
             ending.push_async_callback(coordination.stop)
             await coordination.start(f"tests {uuid7()}", hosts)
@@ -78,13 +81,12 @@ class OneNode:
 class LocalHosts:
     """Hosts in this process; see `HostProcesses` and `Transport`."""
 
-    def __init__(
-        self, store: EventStore, registry: AggregateRegistry, settings: Settings, followers: LocalFollowers
-    ) -> None:
+    def __init__(self, store: EventStore, registry: AggregateRegistry, settings: Settings) -> None:
         self._store = store
         self._registry = registry
         self._settings = settings
-        self._followers = followers
+        self.publish: Publish = lambda _records: None
+        """Where committed records go; to be set before a host is started."""
         self._cores: dict[str, HostCore] = {}
 
     async def adopt(self) -> dict[str, str]:
@@ -92,7 +94,7 @@ class LocalHosts:
 
     async def start(self, name: str, node: str | None) -> None:
         limits = self._settings.host_limits()
-        core = HostCore(name, self._store, self._registry, limits, self._followers.push)
+        core = HostCore(name, self._store, self._registry, limits, self.publish)
         core.start()
         self._cores[name] = core
 
@@ -138,10 +140,12 @@ class LocalHosts:
 class LocalFollowers:
     """The projections' subscribers in this process; see `Processes` and `Followers`."""
 
-    def __init__(self, store: EventStore, read_models: ReadModels, application: Application) -> None:
-        handlers = application.make_handlers()
-        events = application.registry.events
-        self._following = Following(store, read_models, application.projections, handlers, events)
+    def __init__(self, base: Base, hosts: LocalHosts) -> None:
+        application, store = base.application, base.store
+        self._commands = HostCommands(hosts, store, store.shards, base.settings.client_limits())
+        managing = Managing(application.process_managers, base.registry, self._commands)
+        derived = (application.projections, application.make_handlers(), base.registry.events)
+        self._following = Following(store, base.read_models, *derived, managing=managing)
         self._listeners: Listeners[list[EventRecord]] = Listeners()
 
     def push(self, records: list[EventRecord]) -> None:
@@ -173,6 +177,8 @@ class LocalFollowers:
 
     async def stop(self, name: str) -> None:
         await self._following.stop()
+        await self._commands.close()
 
     async def kill(self, name: str) -> None:
         await self._following.abandon()
+        await self._commands.close()

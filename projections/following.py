@@ -1,7 +1,7 @@
-"""All that an application derives from the log, followed on one event loop: its projections and its handlers.
+"""All that an application derives from the log, followed on one event loop: projections, process managers, handlers.
 
 Each is a subscriber of its own, in a task of its own. Ray-free. Not here: following (`subscriber.py`), and what is done
-with events (`projection_sink.py`, `handler_sink.py`).
+with events (`projection_sink.py`, `managing.py`, `handler_sink.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import structlog
 from projections.errors import NotFollowed
 from projections.handler import Handler
 from projections.handler_sink import HandlerSink, HandlerState
+from projections.managing import Managing, ProcessManagerSubscriber
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
+from projections.relay import RelayState
 from projections.sampling import AuditState, SampleLimits, StandingAudit
 from projections.sink import Sink
 from projections.subscriber import Lag, Subscriber, SubscriberLimits
@@ -45,8 +47,12 @@ class Following:
         limits: SubscriberLimits | None = None,
         around_sink: Callable[[Sink], Sink] | None = None,
         audit: SampleLimits | None = None,
+        managing: Managing | None = None,
     ) -> None:
-        """`around_sink` may put something around each sink. Raises InvalidValue where a method is none for its type."""
+        """`managing`: the process managers. `around_sink` may put something around each sink.
+
+        Raises InvalidValue where a method of one is none for its type.
+        """
         projections = tuple(projections)
         shards, limits = range(store.shards), limits or SubscriberLimits()
         handler_limits = replace(limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s))
@@ -59,6 +65,8 @@ class Following:
         for projection in projections:
             follower = ProjectionSubscriber(store, read_models, projection, events, shards, limits=limits)
             self._subscribers[projection.name] = follower
+        self._managers = _managers(store, read_models, managing, shards, limits)
+        self._subscribers |= self._managers
         for handler in handlers:
             if handler.name in self._off:
                 log.info("a handler is off", handler=handler.name, reason=self._off[handler.name])
@@ -113,6 +121,10 @@ class Following:
         """Return what the standing audit of each projection has come to; may be called from any thread."""
         return self._audit.states()
 
+    def process_managers(self) -> list[RelayState]:
+        """Return how each process manager's relay is; may be called from any thread."""
+        return [manager.relay.state() for manager in self._managers.values()]
+
     def ended(self) -> str:
         """Return which one has ended, and why; empty while all go on. May be called from any thread."""
         for name, task in dict(self._tasks).items():
@@ -121,7 +133,9 @@ class Following:
         return ""
 
     async def stop(self) -> None:
-        """End: projections once they have taken all that the log holds, handlers after what they have in hand."""
+        """End: projections and process managers once they have taken all that the log holds, handlers after what they
+        have in hand. What process managers have issued and not sent is sent when they are started again.
+        """
         await self._end_audit()
         for name, subscriber in self._subscribers.items():
             if name in self._sinks:
@@ -149,6 +163,23 @@ class Following:
         if self._auditing is not None:
             self._auditing.cancel()
             await asyncio.gather(self._auditing, return_exceptions=True)
+
+
+def _managers(
+    store: EventStore,
+    read_models: ReadModels,
+    managing: Managing | None,
+    shards: Iterable[int],
+    limits: SubscriberLimits,
+) -> dict[str, ProcessManagerSubscriber]:
+    if managing is None:
+        return {}
+    return {
+        each.name: ProcessManagerSubscriber(
+            store, read_models, each, managing.registry, managing.commands, shards, limits=limits
+        )
+        for each in managing.process_managers
+    }
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

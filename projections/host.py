@@ -1,4 +1,4 @@
-"""The Ray actor that follows the log for all projections and handlers: a thin shell around `following.py`.
+"""The Ray actor that follows the log for projections, process managers and handlers: a shell around `following.py`.
 
 What it is pushed it also hands on to those who listen: the subscriptions of drivers.
 
@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgpack
 import ray
 import structlog
 
+from actors.aggregate import Aggregate
+from actors.registry import AggregateRegistry
 from projections.errors import NotFollowed
 from projections.following import Following
 from projections.handler import Handler
 from projections.handler_sink import HandlerState
 from projections.listening import Listeners
+from projections.managing import Managing
 from projections.metering import FollowerMeter, Unmetered
+from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from projections.read_models import ReadModels
+from projections.relay import Commands, RelayState
 from projections.sampling import AuditState, SampleLimits
 from projections.subscriber import Lag, SubscriberLimits
 from store.codec import EventRegistry
@@ -33,11 +39,24 @@ from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
 from store.records import EventRecord
+from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 log = structlog.get_logger(__name__)
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """Decoding makes much and no cycles, for which Python would look all the time by its default thresholds."""
+
+
+class Connection(Commands, Protocol):
+    """Carries commands to the hosts, until it is closed."""
+
+    async def close(self) -> None:
+        """Let go of it. Calling it twice is safe."""
+        ...
+
+
+Connect = Callable[[EventStore], Connection]
+"""Makes a connection to the hosts on a store, on the event loop that is to use it."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +74,18 @@ class ProjectionPlan:
     handlers: tuple[Handler, ...] = field(default=(), repr=False)
     """They may hold passwords."""
     audit: SampleLimits = field(default_factory=SampleLimits)
+    process_managers: tuple[type[ProcessManager], ...] = ()
+    aggregates: tuple[type[Aggregate], ...] = ()
+    """Those that decide the process managers' commands."""
+    payload_size_max_bytes: int = PAYLOAD_SIZE_MAX_BYTES
+    """Of one command's JSON."""
+    connect: Connect | None = None
+    """How the process managers' commands are sent; None: there are none."""
 
     @property
     def title(self) -> str:
         """For people."""
-        names = ", ".join(projection.name for projection in self.projections)
+        names = ", ".join(projection.name for projection in (*self.projections, *self.process_managers))
         return f"Projections · {names} · {self.shards} shards"
 
 
@@ -71,6 +97,7 @@ class ProjectionHealth(NamedTuple):
     """Also those that are off, and why."""
     audits: list[AuditState]
     """What the standing audit has come to, by projection."""
+    process_managers: list[RelayState]
 
 
 class ProjectionHost:
@@ -86,6 +113,7 @@ class ProjectionHost:
         self._store: EventStore | None = None
         self._read_models: ReadModels | None = None
         self._following: Following | None = None
+        self._connection: Connection | None = None
         self._listeners: Listeners[bytes] = Listeners()
 
     def __repr__(self) -> str:
@@ -104,14 +132,28 @@ class ProjectionHost:
         try:
             events = EventRegistry(plan.events)
             derived = (plan.projections, plan.handlers, events)
-            following = Following(store, read_models, *derived, plan.limits, self._meter.around_sink, plan.audit)
+            managing, around = self._managing(store), self._meter.around_sink
+            following = Following(store, read_models, *derived, plan.limits, around, plan.audit, managing)
             await following.start()
         except BaseException:
+            await self._disconnect()
             await read_models.close()
             await store.close()
             raise
         self._store, self._read_models, self._following = store, read_models, following
         gc.set_threshold(*GC_THRESHOLDS)
+
+    def _managing(self, store: EventStore) -> Managing | None:
+        plan = self._plan
+        if plan.connect is None or not plan.process_managers:
+            return None
+        self._connection = plan.connect(store)
+        registry = AggregateRegistry(plan.aggregates, plan.payload_size_max_bytes)
+        return Managing(plan.process_managers, registry, self._connection)
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
 
     async def push(self, blob: bytes) -> None:
         """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
@@ -138,10 +180,13 @@ class ProjectionHost:
     async def health(self) -> ProjectionHealth:
         """Say how it is, also while its event loop is blocked. Raises RuntimeError where a subscriber has ended."""
         if self._following is None:
-            return ProjectionHealth([], [], [])
+            return ProjectionHealth([], [], [], [])
         if ended := self._following.ended():
             raise RuntimeError(ended)
-        return ProjectionHealth(self._following.lags(), self._following.handlers(), self._following.audits())
+        following = self._following
+        return ProjectionHealth(
+            following.lags(), following.handlers(), following.audits(), following.process_managers()
+        )
 
     async def ended(self) -> None:
         """Never return: whoever waits for it learns at once that the process is gone."""
@@ -151,6 +196,7 @@ class ProjectionHost:
         """Finish the steps under way, then let go of the store and the read models."""
         if self._following is not None:
             await self._following.stop()
+        await self._disconnect()
         if self._read_models is not None:
             await self._read_models.close()
         if self._store is not None:

@@ -17,13 +17,14 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from cluster.application import application_of
 from cluster.cli.console import print_json
 from cluster.cli.options import Address, App, Json, Store, run
 
 if TYPE_CHECKING:
-    from cluster.overview import HandlerStatus, Overview, ShardStatus
+    from cluster.overview import HandlerStatus, Overview, ShardStatus, SubscriberStatus
     from cluster.status import ProcessStatus, RuntimeStatus
     from projections.sampling import AuditState
 
@@ -101,6 +102,9 @@ def as_json(overview: Overview) -> dict[str, Any]:
         "subscribers": [subscriber._asdict() for subscriber in overview.subscribers],
         "handlers": [handler._asdict() for handler in overview.handlers],
         "audits": [_audit_json(audit) for audit in overview.audits],
+        "process_managers": [
+            {**each.progress._asdict(), **each.outbox._asdict()} for each in overview.process_managers
+        ],
     }
     if runtime is not None:
         told |= {
@@ -153,6 +157,8 @@ def as_tables(overview: Overview) -> RenderableType:
         parts.append(_handler_table(overview))
     if overview.audits:
         parts.append(_audit_table(overview))
+    if overview.process_managers:
+        parts += _managers(overview)
     parts.append(_shard_table(overview))
     if (place := overview.place) is not None:
         where = f"{place.host or 'nobody'}" + (f" on {place.node}" if place.node else "")
@@ -197,8 +203,7 @@ def _host_table(runtime: RuntimeStatus) -> Table:
 def _subscriber_table(overview: Overview) -> Table:
     table = _table("Subscribers", "name", numbers=("events behind", "shards behind"))
     for each in overview.subscribers:
-        behind = f"{each.behind:,}" if each.begun else f"{each.behind:,} (never run)"
-        table.add_row(each.name, behind, str(each.shards_behind))
+        table.add_row(each.name, _behind(each), str(each.shards_behind))
     return table
 
 
@@ -230,6 +235,22 @@ def _audit_table(overview: Overview) -> Table:
         counts = (each.audits, each.rows, each.differences)
         table.add_row(each.projection, last, each.finding or each.failure, *(f"{count:,}" for count in counts))
     return table
+
+
+def _managers(overview: Overview) -> list[RenderableType]:
+    """`waiting`: commands that are not acknowledged yet, `retried`: those of them that have failed so far."""
+    figures = ("behind", "waiting", "retried", "acknowledged", "refused", "failed")
+    table = _table("Process managers", "name", numbers=figures)
+    for progress, outbox in overview.process_managers:
+        sizes = (outbox.waiting, outbox.retried, outbox.acknowledged, outbox.refused, outbox.failed)
+        table.add_row(progress.name, _behind(progress), *(f"{size:,}" for size in sizes))
+    errors = [("retries", outbox.retry_error, progress.name) for progress, outbox in overview.process_managers]
+    errors += [("failed at", outbox.last_failure, progress.name) for progress, outbox in overview.process_managers]
+    return [table, *(Text(f"{name} {what} {error}") for what, error, name in errors if error)]
+
+
+def _behind(progress: SubscriberStatus) -> str:
+    return f"{progress.behind:,}" if progress.begun else f"{progress.behind:,} (never run)"
 
 
 def _shard_table(overview: Overview) -> Table:

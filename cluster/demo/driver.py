@@ -1,4 +1,4 @@
-"""The demo's run: submit, wait for the read model, read all of it back, fold the log, compare.
+"""The demo's run: submit, wait for what follows from it and for the read model, read all back, fold the log, compare.
 
 Not here: how it looks (`page.py`), and the command line around it.
 """
@@ -13,19 +13,24 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from actors.wire import Receipt
+from cluster.demo import shop
 from cluster.demo.checking import differences, fold_log
 from cluster.demo.purchases import CustomerFacts, Purchase, Step, expected, steps
 from cluster.driving import Outcome, drive
 from cluster.lag import Lag, catch_up
 from cluster.runtime import Runtime
 from cluster.tally import Tally
-from projections.customers import CustomerProjection
+from projections.customers import CustomerProjection, LoyaltyProgramme
+from projections.outbox import Outbox
+from projections.outbox_sql import NOTHING_SENT, OutboxState
+from projections.read_models import ReadModels
 from store.opening import open_store
 
 IN_FLIGHT_MAX = 1_000
 READS_IN_FLIGHT_MAX = 100
 BEST_CUSTOMERS = 10
 NO_LAG = Lag(0, 0.0)
+SETTLED_WITHIN_S = 60.0
 
 
 class Watcher(Protocol):
@@ -55,6 +60,8 @@ class DemoReport:
     best_customers: list[Mapping[str, Any]] = field(default_factory=list)
     lag: Lag = NO_LAG
     """Of the read model, at the last answer."""
+    promotions: OutboxState = NOTHING_SENT
+    """The loyalty programme's commands, of earlier runs too."""
     events: int = 0
     replay_s: float = 0.0
 
@@ -73,11 +80,12 @@ async def run_demo(url: str, purchases: Iterable[Purchase], watcher: Watcher) ->
     purchases = list(purchases)
     facts = expected(purchases)
     watcher.phase("Starting Ray", None)
-    async with Runtime.open(url) as runtime:
+    async with Runtime.open(url, app=shop) as runtime:
         last_receipts = await _submit(runtime, list(steps(purchases)), report, watcher)
         if not report.complete:
             return report
-        rows = await _read_back(runtime, facts, last_receipts, report, watcher)
+        await _settle(runtime, next(iter(facts)), last_receipts, report, watcher)
+        rows = await _read_back(runtime, facts, watcher)
     reader = await open_store(url, create=False)
     try:
         on_events = watcher.phase("Replaying the log", sum((await reader.heads()).values()))
@@ -117,15 +125,25 @@ async def _submit(runtime: Runtime, todo: list[Step], report: DemoReport, watche
     return last_receipts
 
 
+async def _settle(
+    runtime: Runtime, customer_id: str, last_receipts: Mapping[int, Receipt], report: DemoReport, watcher: Watcher
+) -> None:
+    """Wait until the read model shows what was submitted, and then all that the loyalty programme has made of it."""
+    report.lag = await catch_up(runtime, report.store, CustomerProjection, customer_id, last_receipts)
+    watcher.phase("Promoting the best customers", None)
+    await runtime.catch_up(LoyaltyProgramme, timeout_s=SETTLED_WITHIN_S)
+    await runtime.catch_up(CustomerProjection, timeout_s=SETTLED_WITHIN_S)
+    read_models = ReadModels(report.store)
+    try:
+        report.promotions = await Outbox(read_models, LoyaltyProgramme).state()
+    finally:
+        await read_models.close()
+
+
 async def _read_back(
-    runtime: Runtime,
-    facts: Mapping[str, CustomerFacts],
-    last_receipts: Mapping[int, Receipt],
-    report: DemoReport,
-    watcher: Watcher,
+    runtime: Runtime, facts: Mapping[str, CustomerFacts], watcher: Watcher
 ) -> dict[str, Mapping[str, Any] | None]:
-    """Wait for the read model, then return the row of each customer."""
-    report.lag = await catch_up(runtime, report.store, CustomerProjection, next(iter(facts)), last_receipts)
+    """Return the row of each customer."""
     advance = watcher.phase("Reading every customer back", len(facts))
     slots = asyncio.Semaphore(READS_IN_FLIGHT_MAX)
 

@@ -29,6 +29,12 @@ def as_json(report: DemoReport) -> dict[str, Any]:
         "orders": report.orders,
         "total_spent": str(report.total_spent),
         "vips": report.vips,
+        "promotions": {
+            "acknowledged": report.promotions.acknowledged,
+            "refused": report.promotions.refused,
+            "failed": report.promotions.failed,
+            "waiting": report.promotions.waiting,
+        },
         "best_customers": [
             {
                 "id": row["id"],
@@ -60,7 +66,8 @@ def show(report: DemoReport, console: Console, program: str) -> None:
         ("customers", f"{report.customers:,}", ""),
         ("orders", f"{report.orders:,}", ""),
         ("total spent", dollars(report.total_spent), ""),
-        ("VIPs", f"{report.vips:,}", f"spent {dollars(VIP_SPENT_MIN)} or more"),
+        ("VIPs", f"{report.vips:,}", f"with orders of {dollars(VIP_SPENT_MIN)} or more"),
+        ("promotions", f"{report.promotions.acknowledged:,}", "by LoyaltyProgramme"),
         ("commands", f"{tally.submitted:,}", f"{tally.accepted:,} accepted"),
         ("commands per second", f"{tally.commands_per_s:,.0f}", f"in {tally.seconds:.2f} s"),
         (
@@ -123,5 +130,6 @@ def _what_next(report: DemoReport, console: Console, program: str) -> None:
         f"{program} query CustomerProjection {best} --store {store}",
         f"{program} events customer-{best} --store {store}",
         f"{program} show customer-{best} --version 1 --store {store}",
+        f"{program} status --app cluster.demo:shop --store {store}",
     ):
         console.print(f"  {command}", style="cyan", markup=False, highlight=False, soft_wrap=True)

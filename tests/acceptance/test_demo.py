@@ -38,7 +38,9 @@ def test_a_slice_matches_its_input(first_run: tuple[Path, Done]) -> None:
     assert (done.exit_code, done.err) == (0, "")
     report = done.json
     assert (report["customers"], report["matches_input"]) == (CUSTOMERS, True)
-    assert report["commands"]["accepted"] == report["commands"]["submitted"] == report["events"]
+    commands, promotions = report["commands"], report["promotions"]
+    assert commands["accepted"] == commands["submitted"] == report["events"] - report["vips"]
+    assert promotions == {"acknowledged": report["vips"], "refused": 0, "failed": 0, "waiting": 0}
 
 
 def test_a_second_run_changes_nothing(after_a_run: Path) -> None:
@@ -92,15 +94,22 @@ def test_a_run_that_was_stopped_is_completed_by_the_next(how: signal.Signals, tm
         assert (running.returncode, "the next run does the rest" in said) == (130, True), said
         _, alive = psutil.wait_procs(processes, timeout=30)
         assert alive == []
-    done_before = len(all_events(store))
+    done_before = submitted_events(store)
     report = eventray(tmp_path, "demo", "--json", timeout_s=120).json
     assert report["matches_input"] is True
-    commands, events = report["commands"], report["events"]
-    assert commands["accepted"] + commands["duplicates"] == commands["submitted"] == events
+    commands, promotions = report["commands"], report["promotions"]
+    assert commands["accepted"] + commands["duplicates"] == commands["submitted"] == submitted_events(store)
+    assert promotions == {"acknowledged": 76, "refused": 0, "failed": 0, "waiting": 0}
+    assert report["vips"] == report["events"] - commands["submitted"] == 76
     # A host outlives a killed driver by a moment, and still commits what it has in hand.
     done_late = commands["duplicates"] - done_before
     assert done_late == 0 if how is signal.SIGINT else done_late >= 0
     assert commands["accepted"] > 0
+
+
+def submitted_events(store: Path) -> int:
+    """How many events came of the driver's commands, not of the process manager's."""
+    return sum("CustomerPromoted" not in row for row in all_events(store))
 
 
 def has_events(store: Path) -> bool:
