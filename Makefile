@@ -33,10 +33,12 @@ format: $(DEV) ## format the code and sort its imports
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-bench-brief: $(DEV) ## run the benchmarks of commands, of the store and of replay, small
+bench-brief: $(DEV) ## run the benchmarks of commands, the store, pauses and replay, small
 	@$(VENV)/bin/python -m benchmarks.commands --commands 20000
 	@$(VENV)/bin/python -m benchmarks.store --events 20000 --repeats 1
 	@$(VENV)/bin/python -m benchmarks.store --events 20000 --repeats 1 --store postgres
+	@$(VENV)/bin/python -m benchmarks.pauses --rounds 1
+	@$(VENV)/bin/python -m benchmarks.nodes
 	@$(VENV)/bin/python -m benchmarks.replay --events 20000 --repeats 1
 	@$(VENV)/bin/python -m benchmarks.replay --events 20000 --repeats 1 --store postgres
 

@@ -36,6 +36,7 @@ BEAT_S = 0.01
 """Between an answer and the next command of a shard."""
 CALM_S = 1.0
 """How long all shards must have been served without a pause before something is done to them."""
+CALM_WITHIN_S = 90.0
 
 
 class Pulse:
@@ -74,10 +75,12 @@ class Pulse:
         return max(later - earlier for earlier, later in itertools.pairwise(times))
 
     async def calm(self) -> None:
-        """Wait until every shard is answered regularly."""
+        """Wait until every shard is answered regularly; end the program where the machine is too busy for that."""
         begun_s = time.perf_counter()
         while True:
             await asyncio.sleep(0.1)
+            if time.perf_counter() - begun_s > CALM_WITHIN_S:
+                raise SystemExit(f"no second without a pause in {CALM_WITHIN_S:g} s: something else uses this machine")
             since_s = time.perf_counter() - CALM_S
             if since_s > begun_s and all(self.pause_s(shard, since_s) < 0.3 for shard in range(len(self.answered_s))):
                 return

@@ -6,6 +6,7 @@ By itself: `python -m tests.torture.checker DIRECTORY` judges again what a run o
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.torture.evidence import (
 from tests.torture.history import History
 
 SHOWN_MAX = 40
+KEPT = "evidence.pickle"
 
 
 def judge(evidence: Evidence) -> list[Finding]:
@@ -48,6 +50,17 @@ def collect(directory: Path) -> Evidence:
     return evidence
 
 
+def keep(evidence: Evidence, directory: Path) -> None:
+    """Keep it for whoever judges again: a PostgreSQL server does not outlive its run."""
+    (directory / KEPT).write_bytes(pickle.dumps(evidence))
+
+
+def kept(directory: Path) -> Evidence:
+    """What a run has kept of itself; of one that was broken off, what can be read."""
+    file = directory / KEPT
+    return pickle.loads(file.read_bytes()) if file.exists() else collect(directory)
+
+
 def show(findings: list[Finding]) -> None:
     """Print what is wrong, the first of much."""
     for finding in findings[:SHOWN_MAX]:
@@ -58,7 +71,7 @@ def show(findings: list[Finding]) -> None:
 
 def main() -> int:
     """Judge a directory; 1 if anything is wrong."""
-    findings = judge(collect(Path(sys.argv[1])))
+    findings = judge(kept(Path(sys.argv[1])))
     show(findings)
     print(json.dumps(counts(findings)))
     return 1 if findings else 0

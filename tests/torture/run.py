@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.postgres import Server, running_server
-from tests.torture.checker import collect, judge
+from tests.torture.checker import collect, judge, keep
 from tests.torture.checks import Finding
 from tests.torture.evidence import Evidence
 from tests.torture.ground import Ground, kill_process, running_ground
@@ -72,6 +72,7 @@ async def torture(
             kill_process(process.pid)
         say("judging")
         evidence = await asyncio.to_thread(collect, directory)
+        keep(evidence, directory)
         findings = await asyncio.to_thread(judge, evidence)
     seen = watch.counts()
     seen.update({"killed zombies": nemesis.zombies, "zombies that came back": nemesis.returned})

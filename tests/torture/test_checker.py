@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from tests.torture import checker, checks, evidence, history, journal
-from tests.torture.checker import collect, judge
+from tests.torture.checker import collect, judge, keep, kept
 from tests.torture.checks import Kind
 from tests.torture.scene import SHARDS, Scene, shard_of, write_mails
 
@@ -310,6 +310,15 @@ def test_a_mail_that_is_wrong_is_found(damage: str, tmp_path: Path) -> None:
     scene.write(tmp_path)
     write_mails(tmp_path, change(scene.mails()))
     expect({*judge(collect(tmp_path))}, kind, text)
+
+
+def test_what_was_kept_is_judged_as_it_was(tmp_path: Path) -> None:
+    scene = told()
+    scene.write(tmp_path)
+    evidence = collect(tmp_path)
+    keep(evidence, tmp_path)
+    (tmp_path / "torture.db").unlink()
+    assert kept(tmp_path) == evidence
 
 
 def test_a_mail_may_be_sent_again(tmp_path: Path) -> None:
