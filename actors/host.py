@@ -1,38 +1,34 @@
 """The Ray actor of a host: a thin shell around `HostCore` (`hosting.py`), which does all the work.
 
-It opens nothing when it is made, so that a store that is away can't kill it for good. Committed events are pushed to
-the projection host from here: a bounded number of pushes is under way, none is waited for, and what is over the bound
-is dropped, since the store is the truth. Not here: who makes hosts and gives them shards (the coordinator).
+It opens nothing when it is made, so that a store that is away can't kill it for good. Not here: who makes hosts and
+gives them shards (the coordinator), when committed events are pushed (`pushing.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgpack
 import ray
 import structlog
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.aggregate import Aggregate
 from actors.hosting import HostCore, HostHealth, HostLimits
 from actors.metering import HostMeter, Unmetered
+from actors.pushing import Pusher
 from actors.registry import AggregateRegistry
 from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
-from store.records import EventRecord
 
 log = structlog.get_logger(__name__)
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """A host makes much that lives long and hardly a cycle: Python's default thresholds cost it a quarter of its time."""
-
-PUSH_PAUSE_S = 0.002
-"""How long committed events wait for others to be pushed with: a push at once would hold up the answers (measured)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class HostPlan:
     aggregates: tuple[type[Aggregate], ...]
     limits: HostLimits
     pushes_in_flight_max: int
+    """To each projection host."""
 
 
 class Host:
@@ -64,9 +61,8 @@ class Host:
         self._meter = meter or Unmetered()
         self._store: EventStore | None = None
         self._core: HostCore | None = None
-        self._projections: Any = None
-        self._unpushed: list[EventRecord] = []
-        self._pushes: set[asyncio.Future[Any]] = set()
+        self._projection_hosts: dict[str, Any] = {}
+        self._pusher = Pusher(self._push, plan.pushes_in_flight_max)
 
     def __repr__(self) -> str:
         return self._title  # asked for even where the plan can't be read, in order to say so
@@ -76,7 +72,9 @@ class Host:
         if self._core is None:
             store = self._meter.around(await open_store(self._plan.store_url, create=False))
             registry = AggregateRegistry(self._plan.aggregates, self._plan.limits.payload_size_max_bytes)
-            core = HostCore(self._plan.name, store, registry, self._plan.limits, self._publish, self._meter.answered)
+            core = HostCore(
+                self._plan.name, store, registry, self._plan.limits, self._pusher.publish, self._meter.answered
+            )
             core.start()
             self._store, self._core = store, core
             gc.set_threshold(*GC_THRESHOLDS)
@@ -93,9 +91,18 @@ class Host:
         """Execute one packed call; return its packed answers. Raises StaleCall."""
         return await self._opened().execute(call)
 
-    async def push_to(self, projection_host: str) -> None:
-        """From now on push committed events to the actor of that name."""
-        self._projections = await asyncio.to_thread(ray.get_actor, projection_host, namespace=self._plan.namespace)
+    async def push_to(self, projection_hosts: dict[str, list[int]]) -> None:
+        """From now on push the committed events of these shards to the actors of these names.
+
+        Of those that are not there, the events are left to be read from the store.
+        """
+        new = [name for name in projection_hosts if name not in self._projection_hosts]
+        found = dict(zip(new, await asyncio.gather(*map(self._actor, new)), strict=True))
+        there = {**self._projection_hosts, **{name: actor for name, actor in found.items() if actor is not None}}
+        self._projection_hosts = {name: there[name] for name in projection_hosts if name in there}
+        self._pusher.push_to(
+            {shard: name for name in self._projection_hosts for shard in projection_hosts[name]},
+        )
 
     @ray.method(concurrency_group="health")
     async def health(self) -> HostHealth:
@@ -118,24 +125,17 @@ class Host:
             raise RuntimeError(f"{self._plan.name} is not open")
         return self._core
 
-    def _publish(self, records: list[EventRecord]) -> None:
-        if self._projections is None:
-            return
-        if not self._unpushed:
-            asyncio.get_running_loop().call_later(PUSH_PAUSE_S, self._push)
-        self._unpushed += records
+    async def _actor(self, name: str) -> Any:
+        with suppress(ValueError):
+            return await asyncio.to_thread(ray.get_actor, name, namespace=self._plan.namespace)
+        return None
 
-    def _push(self) -> None:
-        records, self._unpushed = self._unpushed, []
-        if self._projections is None or len(self._pushes) >= self._plan.pushes_in_flight_max:
-            return
-        push = asyncio.ensure_future(self._projections.push.remote(msgpack.packb(records)))
-        self._pushes.add(push)
-        push.add_done_callback(self._pushed)
-
-    def _pushed(self, push: asyncio.Future[Any]) -> None:
-        self._pushes.discard(push)
-        if not push.cancelled() and (error := push.exception()) is not None:
-            if not isinstance(error, RayError):
-                log.error("a push failed", exc_info=error)
-            self._projections = None
+    async def _push(self, projection_host: str, blob: bytes) -> bool:
+        try:
+            await self._projection_hosts[projection_host].push.remote(blob)
+        except RayTaskError as error:
+            log.error("a push failed", projections=projection_host, exc_info=error)
+        except (RayError, KeyError):
+            self._projection_hosts.pop(projection_host, None)
+            return False
+        return True

@@ -13,13 +13,14 @@ from typing import Any
 
 import structlog
 
+from cluster.followed import ProjectionProcesses
 from cluster.ownership import Answer, HostProcesses, while_it_may_pass
 from cluster.placement import check_hosts
 from cluster.places import cancelled
 from cluster.settings import Settings
 from cluster.status import Moving, ProcessStatus, RuntimeStatus
 from cluster.stewarding import Nodes, Steward
-from cluster.supervision import Processes, Supervisor
+from cluster.supervision import Supervisor
 from store.errors import EventrayError, StoreUnavailable, Superseded
 from store.ports import EventStore
 
@@ -40,7 +41,7 @@ class Coordination:
         self,
         store: EventStore,
         hosts: HostProcesses,
-        projections: Processes,
+        projections: ProjectionProcesses,
         nodes: Nodes,
         settings: Settings,
         detached: bool = False,
@@ -58,9 +59,9 @@ class Coordination:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def projection_host(self) -> str | None:
-        """The process that follows the log for all projections; None while there is none."""
-        return self._steward.projection_host if self._steward else None
+    def projection_hosts(self) -> dict[str, list[int]]:
+        """The processes that follow the log for projections and handlers, and the shards of each."""
+        return self._steward.followed.by_host() if self._steward else {}
 
     async def start(self, holder: str, hosts: int | None = None) -> None:
         """Take the store and bring up all processes; returns once they serve.
@@ -154,7 +155,7 @@ class Coordination:
             hosts_wanted=steward.wanted,
             nodes=list(steward.nodes),
             hosts=[_shown(each, ownership.served_by(each.name or "")) for each in steward.hosts.all],
-            projection_hosts=[_shown(each, {}) for each in steward.followers.all],
+            projection_hosts=[_shown(each, _followed(steward, each)) for each in steward.followers.all],
             moving=[Moving(shard, *transit) for shard, transit in sorted(ownership.transits.items())],
             free=ownership.free(),
             moved=ownership.moved,
@@ -241,3 +242,7 @@ class Coordination:
 def _shown(each: Supervisor, shards: dict[int, int]) -> ProcessStatus:
     state = "leaving" if each.leaving else "starting" if each.name is None else "serving"
     return ProcessStatus(each.title, each.process, each.node, state, shards, each.health, each.failure)
+
+
+def _followed(steward: Steward, each: Supervisor) -> dict[int, int]:
+    return dict.fromkeys(sorted(steward.followed.of(each.name or "")), 0)

@@ -102,9 +102,9 @@ class Coordinator:
         """Never return: whoever waits for it learns at once that this process is gone."""
         await asyncio.Event().wait()
 
-    async def projection_host(self) -> str | None:
-        """Return the name of the actor that follows the log for all projections; None while there is none."""
-        return (await asyncio.shield(self._begun())).projection_host
+    async def projection_hosts(self) -> dict[str, list[int]]:
+        """Return the names of the actors that follow the log for projections and handlers, and the shards of each."""
+        return (await asyncio.shield(self._begun())).projection_hosts
 
     async def status(self) -> RuntimeStatus:
         """Say how the runtime is."""
@@ -140,8 +140,7 @@ class Coordinator:
         keeper = Keeper(ray.get_runtime_context().current_actor, plan.holder, plan.namespace)
         common = (keeper, plan.settings.host_cpus, plan.machine)
         hosts = RayProcesses(HostProcess, "host", *common, partial(_host_plan, plan))
-        projection_plan = partial(_projection_plan, plan, store.shards)
-        projections = RayProcesses(ProjectionHostProcess, "projections", *common, projection_plan)
+        projections = RayProcesses(ProjectionHostProcess, "projections", *common, partial(_projection_plan, plan))
         nodes = RayNodes(plan.settings.host_cpus, here_only=plan.machine is not None)
         coordination = Coordination(store, hosts, projections, nodes, plan.settings, plan.detached)
         try:
@@ -176,12 +175,11 @@ def _host_plan(plan: RuntimePlan, name: str) -> HostPlan:
     )
 
 
-def _projection_plan(plan: RuntimePlan, shards: int, _name: str) -> ProjectionPlan:
+def _projection_plan(plan: RuntimePlan, _name: str) -> ProjectionPlan:
     return ProjectionPlan(
         store_url=plan.store_url,
         projections=plan.application.projections,
         events=tuple(plan.application.registry.events.types.values()),
-        shards=shards,
         limits=SubscriberLimits(),
         handlers=plan.handlers,
         audit=plan.settings.sample_limits(),

@@ -22,6 +22,7 @@ from projections.read_models import ReadModels
 from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
+from store.urls import parsed_url
 
 
 class Closable(Protocol):
@@ -86,6 +87,7 @@ async def open_base(
     app: Application | str | None,
     shards: int | None,
     settings: Settings | None,
+    projection_hosts: int | None,
     ending: AsyncExitStack,
 ) -> Base:
     """Open the stores that a runtime stands on, to be closed by `ending`. Raises what `Runtime.open` says of them."""
@@ -99,4 +101,5 @@ async def open_base(
     ending.push_async_callback(store.close)
     if hosts is not None:
         check_hosts(hosts, store.shards)
+    settings = settings.with_projection_hosts(projection_hosts, parsed_url(url).scheme, store.shards)
     return Base(application, registry, settings, store, read_models)

@@ -9,7 +9,7 @@ whom (`stewarding.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -37,8 +37,8 @@ class HostProcesses(Processes, Protocol):
         """Let a host finish what these shards have in hand, and forget them."""
         ...
 
-    async def push_to(self, name: str, projection_host: str) -> None:
-        """Tell a host which process its committed events are pushed to."""
+    async def push_to(self, name: str, projection_hosts: Mapping[str, Sequence[int]]) -> None:
+        """Tell a host to which processes the committed events of which shards are pushed."""
         ...
 
 

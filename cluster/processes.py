@@ -6,7 +6,7 @@ Not here: what they do, and when they are made (`stewarding.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -46,7 +46,7 @@ class StoreElsewhere(EventrayError):
 
 
 class RayProcesses:
-    """Ray actors of one class, by name; see `Processes` and `HostProcesses`."""
+    """Ray actors of one class, by name; see `Processes`, `HostProcesses` and `ProjectionProcesses`."""
 
     def __init__(
         self, actor_class: type, kind: str, keeper: Keeper, cpus: float, machine: str | None, plan: Callable[[str], Any]
@@ -114,8 +114,15 @@ class RayProcesses:
     async def release(self, name: str, shards: Iterable[int]) -> None:
         await _answer(name, self._handle(name).release.remote(list(shards)))
 
-    async def push_to(self, name: str, projection_host: str) -> None:
-        await _answer(name, self._handle(name).push_to.remote(projection_host))
+    async def push_to(self, name: str, projection_hosts: Mapping[str, Sequence[int]]) -> None:
+        await _answer(name, self._handle(name).push_to.remote(projection_hosts))
+
+    async def follow(self, name: str, shards: Iterable[int]) -> None:
+        await _answer(name, self._handle(name).follow.remote(sorted(shards)))
+
+    async def followed(self, name: str) -> list[int]:
+        shards: list[int] = await _answer(name, self._handle(name).followed.remote())
+        return shards
 
     def _handle(self, name: str) -> Any:
         if (handle := self._handles.get(name)) is None:

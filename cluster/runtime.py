@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-import msgpack
 import ray
 import structlog
 from ray.exceptions import ActorDiedError, RayError
@@ -23,13 +22,12 @@ from cluster.holder import has_ended, this_holder
 from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
 from cluster.ray_edge import COORDINATOR, RayTransport, ask, namespace_of, own_error, reason_of
+from cluster.ray_followers import RayFollowers
 from cluster.settings import Settings
 from cluster.signature import check_same, signature_of
 from cluster.status import RuntimeStatus
-from cluster.transport import HostGone
 from store.errors import EventrayError, StoreHeld
 from store.process import machine
-from store.records import EventRecord
 from store.urls import parsed_url, shared_url
 
 log = structlog.get_logger(__name__)
@@ -78,12 +76,14 @@ class Runtime(Operations):
         shards: int | None = None,
         settings: Settings | None = None,
         *,
+        projection_hosts: int | None = None,
         detached: bool = False,
     ) -> Opening[Runtime]:
         """Open the runtime on a store, which is made if it isn't there, with `shards` shards (default 64).
 
         Joins the runtime that is on this store and Ray already; else starts one with `hosts` hosts (None: as many as
-        were wanted on this store last), which ends when this one closes, or stays if it is `detached`. `app` is an
+        were wanted on this store last) and `projection_hosts` that follow the log for projections and handlers (None:
+        as the settings say), which ends when this one closes, or stays if it is `detached`. `app` is an
         Application or its name, `module:attribute` (default: the shop that Eventray ships). Ray: the one that this
         process is connected to, or that `address` or RAY_ADDRESS names, or that runs on this machine; else one is
         started, and ends with the runtime.
@@ -92,7 +92,7 @@ class Runtime(Operations):
         StoreHeld where another runtime elsewhere holds the store, NotAStore, StoreUnavailable, ShardCountMismatch,
         InvalidValue, NoSuchApplication, ApplicationNotThere, OtherApplication, RayUnavailable, RuntimeNotStarted.
         """
-        return Opening(partial(cls._open, url, hosts, app, address, shards, settings, detached))
+        return Opening(partial(cls._open, url, hosts, app, address, shards, settings, projection_hosts, detached))
 
     async def close(self) -> None:
         """Wait for what is under way, then end what this runtime started. Calling it twice is safe."""
@@ -130,11 +130,12 @@ class Runtime(Operations):
         address: str | None,
         shards: int | None,
         settings: Settings | None,
+        projection_hosts: int | None,
         detached: bool,
     ) -> Runtime:
         url = shared_url(url)
         async with AsyncExitStack() as ending:
-            base = await open_base(url, hosts, app, shards, settings, ending)
+            base = await open_base(url, hosts, app, shards, settings, projection_hosts, ending)
             await connected(address, base.settings, ending)
             namespace = namespace_of(base.store.store_id)
             on = machine() if parsed_url(url).scheme == "sqlite" else None
@@ -143,38 +144,10 @@ class Runtime(Operations):
             plan = RuntimePlan(url, namespace, holder, hosts, *served, on, detached, handlers)
             coordinator, joined = await _join_or_start(plan, ending)
             transport = RayTransport(namespace)
-            ports = base.ports(transport, RayFollowers(transport, coordinator), ending)
+            followers = RayFollowers(transport, coordinator)
+            ending.push_async_callback(followers.close)
+            ports = base.ports(transport, followers, ending)
             return cls(ports, coordinator, ending.pop_all(), joined)
-
-
-class RayFollowers:
-    """The projection host, wherever the coordinator has put it; see `Followers`."""
-
-    def __init__(self, transport: RayTransport, coordinator: Any) -> None:
-        self._transport = transport
-        self._coordinator = coordinator
-        self._name: str | None = None
-
-    async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
-        await self._ask("wait_for", projection, shard, position, timeout_s)
-
-    async def listen(self, listener: str, timeout_s: float) -> list[EventRecord]:
-        blobs: list[bytes] = await self._ask("listen", listener, timeout_s)
-        return [EventRecord._make(fields) for blob in blobs for fields in msgpack.unpackb(blob)]
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        if self._name is None:
-            try:
-                self._name = await self._coordinator.projection_host.remote()
-            except RayError as error:
-                raise HostGone(COORDINATOR, reason_of(error)) from error
-        if self._name is None:
-            raise HostGone("projections", "it is being replaced")
-        try:
-            return await self._transport.ask(self._name, method, *arguments)
-        except HostGone:
-            self._name = None
-            raise
 
 
 async def connected(address: str | None, settings: Settings, ending: AsyncExitStack) -> None:

@@ -15,6 +15,7 @@ from actors.hosting import HostLimits
 from cluster.limits import ClientLimits
 from projections.environment import read_environment
 from projections.sampling import SampleLimits
+from store.errors import InvalidValue
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 Seconds = Annotated[float, Field(ge=0.01, le=3600)]
@@ -76,7 +77,12 @@ class Settings(BaseSettings):
     host_sessions_max: Count = 10_000
     """Clients whose last call one host remembers, so that an old copy of a call doesn't act."""
     host_pushes_in_flight_max: int = Field(default=16, ge=1, le=10_000)
-    """Batches of events on their way from a host to projections; past it they are left to be read from the store."""
+    """Batches of events on their way from a host to one projection host; past it they are left to be read from the
+    store."""
+
+    projection_hosts: int | None = Field(default=None, ge=1, le=4096)
+    """Processes that follow the log for projections and handlers, each some shards. None: on SQLite, whose file takes
+    one writer at a time, one; else one for each node, and at most as many as hosts."""
 
     # --- read models ---
     audit_interval_s: float = Field(default=60.0, ge=0.0, le=30 * 24 * 3600)
@@ -103,6 +109,16 @@ class Settings(BaseSettings):
         if self.poll_timeout_s > self.poll_interval_s:
             raise ValueError("poll_timeout_s: give at most poll_interval_s, so that polls don't pile up")
         return self
+
+    def with_projection_hosts(self, wanted: int | None, scheme: str, shards: int) -> Settings:
+        """Return these settings with so many projection hosts; None: as they say, for a store of that kind.
+
+        Raises InvalidValue for a number that can't be had.
+        """
+        wanted = wanted or self.projection_hosts or (1 if scheme == "sqlite" else None)
+        if wanted is not None and not 1 <= wanted <= shards:
+            raise InvalidValue("projection_hosts", str(wanted), f"give 1 to {shards}: each needs a shard of its own")
+        return self.model_copy(update={"projection_hosts": wanted})
 
     def host_limits(self) -> HostLimits:
         """The bounds of each host."""

@@ -20,7 +20,7 @@ class ProcessStatus(NamedTuple):
     state: str
     """`serving`, `starting`, or `leaving` (it is being emptied)."""
     shards: dict[int, int]
-    """Epoch by shard that it serves; none for a projection host."""
+    """Epoch by shard that it serves; 0 for those that a projection host follows."""
     health: HostHealth | None
     """What it said at the last poll."""
     failure: str

@@ -2,7 +2,8 @@
 
 One `step` compares what is with what is wanted, begins what can be done about it, and waits for none of that; what
 ends wakes the next step. Ray-free. Not here: which host gets which shards (`placement.py`), the steps of a move
-(`ownership.py`), the places of processes (`places.py`), taking the store (`coordination.py`).
+(`ownership.py`), which projection host follows what (`followed.py`), the places of processes (`places.py`), taking the
+store (`coordination.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any, Protocol
 import structlog
 
 from actors.hosting import HostHealth
+from cluster.followed import FollowedShards, ProjectionProcesses, Telling
 from cluster.ownership import HostProcesses, Ownership, while_it_may_pass
 from cluster.placement import place
 from cluster.places import Places, Spawn, cancelled
 from cluster.settings import Settings
 from cluster.spreading import Node, Suspects, node_for
-from cluster.supervision import Duty, Processes, ProcessLost
+from cluster.supervision import Duty, ProcessLost
 from store.errors import EventrayError, Superseded
 from store.ports import EventStore
 from store.records import Route
@@ -47,7 +49,7 @@ class Steward:
         self,
         store: EventStore,
         hosts: HostProcesses,
-        followers: Processes,
+        followers: ProjectionProcesses,
         nodes: Nodes,
         settings: Settings,
         generation: int,
@@ -59,6 +61,7 @@ class Steward:
         self.nodes: list[Node] = []
         """As last read; none if Ray could not be asked yet."""
         self.ownership = Ownership(store, hosts, settings, generation)
+        self.followed = FollowedShards(store.shards, followers, settings.poll_interval_s)
         self.settled = asyncio.Event()
         """Set while all is as wanted."""
         self._store = store
@@ -80,12 +83,8 @@ class Steward:
         self.hosts = Places("host", hosts, settings, generation, duty, self._choose_node, spawn)
         duty = Duty(_no_fence, self._follower_serves, _nothing_said, self._failed, self._over)
         self.followers = Places("projections", followers, settings, generation, duty, self._choose_node, spawn)
-        """Of projection hosts: one, and while that leaves its node its successor."""
-
-    @property
-    def projection_host(self) -> str | None:
-        """The process that follows the log for all projections; None while there is none."""
-        return next(iter(self.followers.serving), None)
+        """Of projection hosts."""
+        self._pushing = Telling[dict[str, list[int]]](hosts.push_to, settings.poll_interval_s)
 
     async def begin(self, wanted: int) -> None:
         """Bring up the first processes and give the hosts all shards; returns once they serve.
@@ -96,6 +95,7 @@ class Steward:
         await self._read_nodes()
         self._adjust()
         await asyncio.gather(*(each.serving for kind in self._kinds for each in kind.all))
+        await self.followed.begin(self.followers.serving)  # first: what begins with "now" must miss nothing
         target = place(self._store.shards, self.hosts.serving, {})
         await asyncio.gather(*(self.ownership.give(_of(target, host), host) for host in {*target.values()}))
 
@@ -108,6 +108,7 @@ class Steward:
             self.hosts.add((name, node))
         for name, node in sorted((await self._follower_processes.adopt()).items()):
             self.followers.add((name, node))
+        await self.followed.resume([each.process for each in self.followers.all if each.process is not None])
         hosts = sorted(self.ownership.hosts)
         for host, said in zip(hosts, await asyncio.gather(*map(self._said_by, hosts)), strict=True):
             meant = {route.shard: route.epoch for route in routes if route.host == host}
@@ -165,12 +166,14 @@ class Steward:
         self._adjust()
         target = place(self._store.shards, self.hosts.serving, self.ownership.bound_for())
         self._give_free(target)
+        self._tell()
         moves = self._moves(target)
         if moves and not self._moving and not self._awaits_a_beginner():
             self._moving = True
             self._do(self._move(*self._begun_move(moves)))
         self._give_up_places()
-        if moves or self.ownership.free() or self.ownership.transits or not self._all_serve():
+        moving = moves or self.ownership.free() or self.ownership.transits
+        if moving or not self.followed.settled(self.followers.serving) or not self._all_serve():
             self.settled.clear()
         else:
             self.settled.set()
@@ -178,11 +181,30 @@ class Steward:
     def _adjust(self) -> None:
         suspects = self._suspects.at(self._loop.time())
         self.hosts.adjust(self.wanted, self.nodes, suspects, Counter(self.ownership.owners.values()))
-        self.followers.adjust(1, self.nodes, suspects, {})
+        self.followers.adjust(
+            self._followers_wanted(), self.nodes, suspects, Counter(self.followed.owners.values())
+        )  # fmt: skip
+
+    def _followers_wanted(self) -> int:
+        """How many projection hosts there should be: as settings say, else one a node that hosts are spread over."""
+        if (wanted := self._settings.projection_hosts) is None:
+            wanted = min(sum(node.usable for node in self.nodes), self.wanted)
+        return max(1, min(wanted, self._store.shards))
 
     def _all_serve(self) -> bool:
         stay = all(each.name is not None and not each.leaving for kind in self._kinds for each in kind.all)
         return stay and not any(kind.ending for kind in self._kinds)
+
+    def _tell(self) -> None:
+        """Tell projection hosts what to follow, and hosts whom to push to; where that fails, the log is read."""
+        there = [each.name for each in self.followers.all if each.name is not None]
+        for name, telling in self.followed.due(there, self.followers.serving):
+            self._do(self._attempt(telling, "telling a projection host what to follow", projections=name))
+        routes = self.followed.by_host()
+        for each in self.hosts.all:
+            if each.name is not None and routes and self._pushing.due(each.name, routes):
+                telling = self._pushing.tell(each.name, routes)
+                self._do(self._attempt(telling, "telling a host where to push to", host=each.name))
 
     def _give_free(self, target: dict[int, str]) -> None:
         free = self.ownership.free()
@@ -224,8 +246,8 @@ class Steward:
         for each in [each for each in self.hosts.all if each.leaving]:
             if each.process is None or not self.ownership.concerns(each.process):
                 self.hosts.give_up(each)
-        if any(each.name is not None and not each.leaving for each in self.followers.all):
-            for each in [each for each in self.followers.all if each.leaving]:
+        for each in [each for each in self.followers.all if each.leaving]:
+            if each.process is None or not self.followed.of(each.process):
                 self.followers.give_up(each)
 
     # --- what processes do ---
@@ -242,29 +264,21 @@ class Steward:
     def _host_serves(self, host: str) -> None:
         self.ownership.hosts.add(host)
         self._wake.set()
-        if self.projection_host is not None:
-            self._tell(host, self.projection_host)
 
     def _host_said(self, host: str, health: HostHealth) -> None:
         self._suspects.served(next((each.node for each in self.hosts.all if each.name == host), None))
         self.ownership.found(host, health)
 
-    def _follower_serves(self, projection_host: str) -> None:
+    def _follower_serves(self, _projection_host: str) -> None:
         self._wake.set()
-        for each in self.hosts.all:
-            if each.name is not None:
-                self._tell(each.name, projection_host)
-
-    def _tell(self, host: str, projection_host: str) -> None:
-        """Let a host push to a projection host. Where one can't be told, the log is read instead."""
-        telling = self._host_processes.push_to(host, projection_host)
-        self._do(self._attempt(telling, "telling a host where to push to", host=host, projections=projection_host))
 
     def _failed(self, node: str | None) -> None:
         self._suspects.failed(node, self._loop.time())
 
     def _over(self, name: str) -> None:
         self.ownership.over(name)
+        self.followed.over(name)
+        self._pushing.over(name)
         self._wake.set()
 
     async def _said_by(self, host: str) -> dict[int, int] | None:

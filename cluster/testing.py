@@ -7,7 +7,7 @@ methods do (`operations.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -23,6 +23,7 @@ from cluster.settings import Settings
 from cluster.spreading import Node
 from cluster.supervision import ProcessLost
 from cluster.transport import HostGone
+from projections.errors import NotFollowed
 from projections.following import Following
 from projections.listening import Listeners
 from projections.managing import Managing
@@ -48,9 +49,12 @@ class InProcessRuntime(Operations):
         app: Application | str | None = None,
         shards: int | None = None,
         settings: Settings | None = None,
+        *,
+        projection_hosts: int | None = None,
     ) -> Opening[InProcessRuntime]:
         """Open a runtime, by default on a new memory store that ends with it. Raises what `Runtime.open` raises."""
-        return Opening(partial(cls._open, url or f"memory://{uuid7()}", hosts, app, shards, settings))
+        url = url or f"memory://{uuid7()}"
+        return Opening(partial(cls._open, url, hosts, app, shards, settings, projection_hosts))
 
     async def close(self) -> None:
         """Wait for what is under way, then end. Calling it twice is safe."""
@@ -58,10 +62,16 @@ class InProcessRuntime(Operations):
 
     @classmethod
     async def _open(
-        cls, url: str, hosts: int, app: Application | str | None, shards: int | None, settings: Settings | None
+        cls,
+        url: str,
+        hosts: int,
+        app: Application | str | None,
+        shards: int | None,
+        settings: Settings | None,
+        projection_hosts: int | None,
     ) -> InProcessRuntime:
         async with AsyncExitStack() as ending:
-            base = await open_base(url, hosts, app, shards, settings, ending)
+            base = await open_base(url, hosts, app, shards, settings, projection_hosts, ending)
             local_hosts = LocalHosts(base.store, base.registry, base.settings)
             followers = LocalFollowers(base, local_hosts)
             local_hosts.publish = followers.push
@@ -108,8 +118,8 @@ class LocalHosts:
     async def release(self, name: str, shards: Iterable[int]) -> None:
         await self._core(name).release(shards)
 
-    async def push_to(self, name: str, projection_host: str) -> None:
-        """They push to the followers from the start."""
+    async def push_to(self, name: str, projection_hosts: Mapping[str, Sequence[int]]) -> None:
+        """They push to all followers from the start."""
 
     async def health(self, name: str) -> HostHealth | None:
         return self._core(name).health()
@@ -138,35 +148,52 @@ class LocalHosts:
 
 
 class LocalFollowers:
-    """The projections' subscribers in this process; see `Processes` and `Followers`."""
+    """Projection hosts in this process; see `ProjectionProcesses` and `Followers`."""
 
     def __init__(self, base: Base, hosts: LocalHosts) -> None:
-        application, store = base.application, base.store
-        self._commands = HostCommands(hosts, store, store.shards, base.settings.client_limits())
-        managing = Managing(application.process_managers, base.registry, self._commands)
-        derived = (application.projections, application.make_handlers(), base.registry.events)
-        self._following = Following(store, base.read_models, *derived, managing=managing)
+        self._base, self._hosts = base, hosts
+        self._following: dict[str, Following] = {}
+        self._commands: dict[str, HostCommands] = {}
         self._listeners: Listeners[list[EventRecord]] = Listeners()
 
     def push(self, records: list[EventRecord]) -> None:
-        self._following.push(records)
+        for following in self._following.values():
+            following.push(records)
         self._listeners.push(records)
 
     async def listen(self, listener: str, timeout_s: float) -> list[EventRecord]:
         return [record for records in await self._listeners.listen(listener, timeout_s) for record in records]
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
-        await self._following.wait_for(projection, shard, position, timeout_s)
+        for following in self._following.values():
+            if shard in following.shards:
+                try:
+                    return await following.wait_for(projection, shard, position, timeout_s)
+                except NotFollowed as error:
+                    raise HostGone("projections", str(error)) from error
+        raise HostGone("projections", f"nobody follows shard {shard} now")
 
     async def adopt(self) -> dict[str, str]:
         return {}
 
     async def start(self, name: str, node: str | None) -> None:
-        """There is one set of subscribers; it begins when opened."""
+        base, application, store = self._base, self._base.application, self._base.store
+        commands = HostCommands(self._hosts, store, store.shards, base.settings.client_limits())
+        managing = Managing(application.process_managers, base.registry, commands)
+        derived = (application.projections, application.make_handlers(), base.registry.events)
+        self._following[name] = Following(store, base.read_models, *derived, managing=managing)
+        self._commands[name] = commands
 
     async def open(self, name: str) -> str:
-        await self._following.start()
         return HERE.node_id
+
+    async def follow(self, name: str, shards: Collection[int]) -> None:
+        if (following := self._following.get(name)) is None:
+            raise ProcessLost(name, "it has been ended")
+        await following.follow(shards)
+
+    async def followed(self, name: str) -> list[int]:
+        return sorted(self._following[name].shards)
 
     async def health(self, name: str) -> HostHealth | None:
         return None
@@ -176,9 +203,11 @@ class LocalFollowers:
         return f"{name} does not end by itself"
 
     async def stop(self, name: str) -> None:
-        await self._following.stop()
-        await self._commands.close()
+        if (following := self._following.get(name)) is not None:
+            await following.stop()
+            await self._commands[name].close()
 
     async def kill(self, name: str) -> None:
-        await self._following.abandon()
-        await self._commands.close()
+        if (following := self._following.pop(name, None)) is not None:
+            await following.abandon()
+            await self._commands.pop(name).close()

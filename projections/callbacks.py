@@ -11,7 +11,7 @@ import inspect
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -96,6 +96,9 @@ class CallbackSink:
             [Advance(shard, first[shard] - 1, record.position, record.event_id) for shard, record in last.items()]
         )
         return Taken(applied, positions, failed)
+
+    def let_go(self, shards: Collection[int]) -> None:
+        """A subscription follows all shards as long as it lasts."""
 
     async def tend(self) -> dict[int, int]:
         return {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import structlog
@@ -53,19 +52,20 @@ class Following:
 
         Raises InvalidValue where a method of one is none for its type.
         """
-        projections = tuple(projections)
-        shards, limits = range(store.shards), limits or SubscriberLimits()
+        projections, limits = tuple(projections), limits or SubscriberLimits()
         handler_limits = replace(limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s))
         self._subscribers: dict[str, Subscriber] = {}
         self._sinks: dict[str, HandlerSink] = {}
         self._off = {handler.name: handler.off for handler in handlers if handler.off}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._audit = StandingAudit(store, read_models, projections, events, lambda: shards, audit)
+        self._shards: frozenset[int] = frozenset()
+        self._changes: dict[str, asyncio.Task[None]] = {}
+        self._audit = StandingAudit(store, read_models, projections, events, lambda: self._shards, audit)
         self._auditing: asyncio.Task[None] | None = None
         for projection in projections:
-            follower = ProjectionSubscriber(store, read_models, projection, events, shards, limits=limits)
+            follower = ProjectionSubscriber(store, read_models, projection, events, limits=limits)
             self._subscribers[projection.name] = follower
-        self._managers = _managers(store, read_models, managing, shards, limits)
+        self._managers = _managers(store, read_models, managing, limits)
         self._subscribers |= self._managers
         for handler in handlers:
             if handler.name in self._off:
@@ -73,25 +73,43 @@ class Following:
                 continue
             self._sinks[handler.name] = handler_sink = HandlerSink(store, handler, events)
             self._subscribers[handler.name] = Subscriber(
-                store, handler_sink, shards, start=handler.start, limits=handler_limits
+                store, handler_sink, start=handler.start, limits=handler_limits
             )
         if around_sink is not None:
             for subscriber in self._subscribers.values():
                 subscriber.sink = around_sink(subscriber.sink)
 
-    async def start(self) -> None:
-        """Begin to follow. Raises RestoredBehind, ReadModelVersion, ReadModelUnavailable, StoreUnavailable."""
-        async with AsyncExitStack() as undo:
-            for sink in self._sinks.values():
-                undo.callback(sink.close)
-            for subscriber in self._subscribers.values():
-                await subscriber.start()
-            undo.pop_all()
+    @property
+    def shards(self) -> frozenset[int]:
+        """Those that were last asked for; some may still be let go of."""
+        return self._shards
+
+    async def follow(self, shards: Iterable[int]) -> None:
+        """Follow these shards from now on and no others; returns once all subscribers do.
+
+        Each changes after its step under way, so a handler that is slow is late, and holds up none of the others. May
+        be called again meanwhile. Raises RestoredBehind, ReadModelVersion, ReadModelUnavailable, StoreUnavailable; the
+        others change nevertheless.
+        """
+        self._shards = frozenset(shards)
         for name, subscriber in self._subscribers.items():
+            if name not in self._changes or self._changes[name].done():
+                self._changes[name] = asyncio.create_task(self._change(name, subscriber))
+        changes = list(self._changes.values())
+        if changes:
+            await asyncio.wait(changes)
+        for change in changes:
+            change.result()
+        if self._auditing is None:
+            self._auditing = asyncio.create_task(self._audit.run(), name="the standing audit")
+            self._auditing.add_done_callback(_log_end)
+
+    async def _change(self, name: str, subscriber: Subscriber) -> None:
+        while subscriber.shards != (shards := self._shards):
+            await subscriber.follow(shards)
+        if name not in self._tasks:
             self._tasks[name] = asyncio.create_task(subscriber.run(), name=name)
             self._tasks[name].add_done_callback(_log_end)
-        self._auditing = asyncio.create_task(self._audit.run(), name="the standing audit")
-        self._auditing.add_done_callback(_log_end)
 
     def push(self, records: Sequence[EventRecord]) -> None:
         """Take committed records; never waits."""
@@ -143,6 +161,7 @@ class Following:
                 subscriber.stop()
             else:
                 subscriber.finish()
+        await self._end_changes()
         tasks, self._tasks = self._tasks, {}
         if tasks:
             await asyncio.wait(tasks.values())
@@ -152,6 +171,7 @@ class Following:
     async def abandon(self) -> None:
         """End at once, wherever each is."""
         await self._end_audit()
+        await self._end_changes()
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():
             task.cancel()
@@ -164,19 +184,20 @@ class Following:
             self._auditing.cancel()
             await asyncio.gather(self._auditing, return_exceptions=True)
 
+    async def _end_changes(self) -> None:
+        for change in self._changes.values():
+            change.cancel()
+        await asyncio.gather(*self._changes.values(), return_exceptions=True)
+
 
 def _managers(
-    store: EventStore,
-    read_models: ReadModels,
-    managing: Managing | None,
-    shards: Iterable[int],
-    limits: SubscriberLimits,
+    store: EventStore, read_models: ReadModels, managing: Managing | None, limits: SubscriberLimits
 ) -> dict[str, ProcessManagerSubscriber]:
     if managing is None:
         return {}
     return {
         each.name: ProcessManagerSubscriber(
-            store, read_models, each, managing.registry, managing.commands, shards, limits=limits
+            store, read_models, each, managing.registry, managing.commands, limits=limits
         )
         for each in managing.process_managers
     }

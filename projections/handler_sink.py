@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class HandlerState(NamedTuple):
     skipped: int
     """Events that were left out after their last attempt."""
     parked: int
-    """Partition keys that are parked now."""
+    """Partition keys of the shards followed here that are parked now."""
     stuck: int
     """Calls that were given up and have not returned."""
 
@@ -82,6 +82,7 @@ class HandlerSink:
         self._deliveries = Deliveries(handler, events)
         self._positions: dict[int, int] = {}
         self._parked: set[str] = set()
+        """Keys of the shards followed here."""
         self._attempts: dict[int, tuple[bytes, int]] = {}
         """By shard: the event that failed last, and how often."""
         self._skipped = 0
@@ -100,6 +101,11 @@ class HandlerSink:
         self._positions = {shard: checkpoint.position for shard, checkpoint in found.items()}
         await self._read_parked()
         return found
+
+    def let_go(self, shards: Collection[int]) -> None:
+        for shard in shards:
+            self._positions.pop(shard, None)
+            self._attempts.pop(shard, None)
 
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         """Give the handler one event after the other, several shards at once, for about half a second.
@@ -221,7 +227,7 @@ class HandlerSink:
         return moved
 
     async def _read_parked(self) -> list[ParkedKey]:
-        rows = await self._store.parked(self.subscriber)
+        rows = [row for row in await self._store.parked(self.subscriber) if row.shard in self._positions]
         self._parked = {row.partition_key for row in rows}
         return rows
 

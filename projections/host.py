@@ -1,9 +1,9 @@
-"""The Ray actor that follows the log for projections, process managers and handlers: a shell around `following.py`.
+"""The Ray actor that follows some shards for projections, process managers and handlers: a shell around `following.py`.
 
 What it is pushed it also hands on to those who listen: the subscriptions of drivers.
 
-It opens nothing when it is made, so that a store that is away can't kill it for good. Not here: who makes it and who
-tells the hosts to push to it (the coordinator).
+It opens nothing when it is made, so that a store that is away can't kill it for good. Not here: who makes it, gives it
+shards and tells the hosts to push to it (the coordinator).
 """
 
 from __future__ import annotations
@@ -68,8 +68,6 @@ class ProjectionPlan:
     projections: tuple[type[Projection], ...]
     events: tuple[type[Event], ...]
     """The application's event types."""
-    shards: int
-    """For its title only; the store knows."""
     limits: SubscriberLimits
     handlers: tuple[Handler, ...] = field(default=(), repr=False)
     """They may hold passwords."""
@@ -86,7 +84,7 @@ class ProjectionPlan:
     def title(self) -> str:
         """For people."""
         names = ", ".join(projection.name for projection in (*self.projections, *self.process_managers))
-        return f"Projections · {names} · {self.shards} shards"
+        return f"Projections · {names}"
 
 
 class ProjectionHealth(NamedTuple):
@@ -101,7 +99,7 @@ class ProjectionHealth(NamedTuple):
 
 
 class ProjectionHost:
-    """Follows all shards for some projections. Ray runs its methods on one event loop, `health` on another thread's."""
+    """Follows some shards for all projections. Ray runs its methods on one event loop, `health` on another thread's."""
 
     _title = "Projections"
 
@@ -120,26 +118,15 @@ class ProjectionHost:
         return self._title  # asked for even where the plan can't be read, in order to say so
 
     async def open(self) -> None:
-        """Open the store and the read models and begin to follow.
-
-        Raises the store's errors, RestoredBehind, ReadModelVersion, ReadModelUnavailable; may then be called again.
-        """
+        """Open the store; no shard is followed yet. Raises the store's errors; may then be called again."""
         if self._store is not None:
             return
         plan = self._plan
         store = self._meter.around(await open_store(plan.store_url, create=False))
-        read_models = ReadModels(plan.store_url)
-        try:
-            events = EventRegistry(plan.events)
-            derived = (plan.projections, plan.handlers, events)
-            managing, around = self._managing(store), self._meter.around_sink
-            following = Following(store, read_models, *derived, plan.limits, around, plan.audit, managing)
-            await following.start()
-        except BaseException:
-            await self._disconnect()
-            await read_models.close()
-            await store.close()
-            raise
+        read_models, events = ReadModels(plan.store_url), EventRegistry(plan.events)
+        derived, around = (plan.projections, plan.handlers, events), self._meter.around_sink
+        managing = self._managing(store)
+        following = Following(store, read_models, *derived, plan.limits, around, plan.audit, managing)
         self._store, self._read_models, self._following = store, read_models, following
         gc.set_threshold(*GC_THRESHOLDS)
 
@@ -154,6 +141,15 @@ class ProjectionHost:
     async def _disconnect(self) -> None:
         if self._connection is not None:
             await self._connection.close()
+
+    async def follow(self, shards: list[int]) -> None:
+        """Follow these shards from now on and no others. Raises what `Following.follow` does; may be called again."""
+        await self._opened().follow(shards)
+
+    @ray.method(concurrency_group="health")
+    async def followed(self) -> list[int]:
+        """Return the shards that it was last told to follow."""
+        return sorted(self._following.shards) if self._following is not None else []
 
     async def push(self, blob: bytes) -> None:
         """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
@@ -191,6 +187,11 @@ class ProjectionHost:
     async def ended(self) -> None:
         """Never return: whoever waits for it learns at once that the process is gone."""
         await asyncio.Event().wait()
+
+    def _opened(self) -> Following:
+        if self._following is None:
+            raise RuntimeError(f"{self._title} is not open")
+        return self._following
 
     async def stop(self) -> None:
         """Finish the steps under way, then let go of the store and the read models."""

@@ -43,7 +43,7 @@ class ProcessManagerSubscriber(ProjectionSubscriber):
         process_manager: type[ProcessManager],
         registry: AggregateRegistry,
         commands: Commands,
-        shards: Iterable[int],
+        shards: Iterable[int] = (),
         *,
         limits: SubscriberLimits | None = None,
         relay_limits: RelayLimits | None = None,
@@ -51,7 +51,7 @@ class ProcessManagerSubscriber(ProjectionSubscriber):
     ) -> None:
         issuing = Issuing(process_manager, registry, store)
         outbox = Outbox(read_models, process_manager)
-        self.relay = Relay(outbox, commands, lambda: self._shards, relay_limits, clock)
+        self.relay = Relay(outbox, commands, lambda: self.shards, relay_limits, clock)
         super().__init__(
             store,
             read_models,

@@ -56,7 +56,7 @@ class ProjectionSink:
         self._folder = Folder(projection, events, issuing)
         self._issuing, self._on_issued = issuing, on_issued
         self._build = Build(projection.version)
-        self._shards: Collection[int] = ()
+        self._shards: frozenset[int] = frozenset()
         self._elsewhere: dict[int, int] = {}
         """Where another build's checkpoints are, which the subscriber has not heard of yet."""
         self.shown = asyncio.Event()
@@ -83,7 +83,7 @@ class ProjectionSink:
         """Raises ReadModelVersion, ReadModelUnavailable. A read model begins where the log does."""
         if self._issuing is not None:
             await self._issuing.begin(begin)
-        self._shards = begin.keys()
+        self._shards = frozenset(begin)
         self._build, is_live, found = await self._read_models.prepare(self._projection, self._shards)
         if is_live:
             self.shown.set()
@@ -101,15 +101,31 @@ class ProjectionSink:
             taken = await self._take(batch)
             if not self.shown.is_set():
                 await self._try_to_take_over()
-        except ReadModelMissing:
-            former = self._build
-            found = await self.prepare(dict.fromkeys(self._shards, Checkpoint(0, None)))
-            if self._build == former and self.shown.is_set():
-                raise
-            # The one that was filled here was replaced, or given up and begun anew.
-            self._elsewhere = {shard: checkpoint.position for shard, checkpoint in found.items()}
-            return Taken(0, {record.shard: found[record.shard].position for record in batch}, {})
+        except ReadModelMissing as error:
+            await self._go_on_elsewhere(error)
+            return Taken(0, {record.shard: self._elsewhere[record.shard] for record in batch}, {})
         return taken
+
+    def let_go(self, shards: Collection[int]) -> None:
+        self._shards -= frozenset(shards)
+
+    async def tend(self) -> dict[int, int]:
+        """Look whether another process has let this build take its place, or whether it is due."""
+        if not self.shown.is_set():
+            try:
+                await self._try_to_take_over()
+            except ReadModelMissing as error:
+                await self._go_on_elsewhere(error)
+        elsewhere, self._elsewhere = self._elsewhere, {}
+        return {shard: position for shard, position in elsewhere.items() if shard in self._shards}
+
+    async def _go_on_elsewhere(self, missing: ReadModelMissing) -> None:
+        """The build that was filled here was replaced, or given up and begun anew. Raises `missing` if not."""
+        former = self._build
+        found = await self.prepare(dict.fromkeys(self._shards, Checkpoint(0, None)))
+        if self._build == former and self.shown.is_set():
+            raise missing
+        self._elsewhere = {shard: checkpoint.position for shard, checkpoint in found.items()}
 
     async def _take(self, batch: Sequence[EventRecord]) -> Taken:
         try:
@@ -119,10 +135,6 @@ class ProjectionSink:
             for record in batch:
                 by_shard.setdefault(record.shard, []).append(record)
             return _together([await self._up_to_the_first_that_fails(records) for records in by_shard.values()])
-
-    async def tend(self) -> dict[int, int]:
-        elsewhere, self._elsewhere = self._elsewhere, {}
-        return elsewhere
 
     async def _apply(self, batch: Sequence[EventRecord]) -> Taken:
         """Raises ProjectionFailed and ReadModelRejected where an event can't be applied."""
@@ -216,7 +228,7 @@ class ProjectionSubscriber(Subscriber):
         read_models: ReadModels,
         projection: type[Projection],
         events: EventRegistry,
-        shards: Iterable[int],
+        shards: Iterable[int] = (),
         *,
         start: Start = "beginning",
         limits: SubscriberLimits | None = None,

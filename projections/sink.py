@@ -5,7 +5,7 @@ Not here: following the log (`subscriber.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from store.errors import EventrayError
@@ -47,7 +47,14 @@ class Sink(Protocol):
         ...
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
-        """Make what is missing; return the checkpoint of each shard: `begin`'s, kept from now on, where it had none."""
+        """Make what is missing; return the checkpoint of each shard: `begin`'s, kept from now on, where it had none.
+
+        Called with all shards that are followed from now on, each time that some come to them.
+        """
+        ...
+
+    def let_go(self, shards: Collection[int]) -> None:
+        """These shards come no more; another process may follow them already."""
         ...
 
     async def take(self, batch: Sequence[EventRecord]) -> Taken:

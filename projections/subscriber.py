@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -102,7 +102,7 @@ class Subscriber:
         self,
         store: EventReader,
         sink: Sink,
-        shards: Iterable[int],
+        shards: Iterable[int] = (),
         *,
         start: Start = "beginning",
         limits: SubscriberLimits | None = None,
@@ -110,7 +110,7 @@ class Subscriber:
     ) -> None:
         self.sink = sink
         self._store, self._clock = store, clock
-        self._shards = sorted(set(shards))
+        self._first = frozenset(shards)
         self._begin = start
         self._limits = limits or SubscriberLimits()
         self._checkpoints: dict[int, int] = {}
@@ -128,8 +128,15 @@ class Subscriber:
         self._applied = 0
         self._gap_reads = 0
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        """A step, or a change of the shards."""
         self._stopping = False
         self._to_finish = False
+
+    @property
+    def shards(self) -> frozenset[int]:
+        """Those that are followed now."""
+        return frozenset(self._checkpoints)
 
     # Feeding and asking
 
@@ -170,17 +177,18 @@ class Subscriber:
             async with asyncio.timeout(timeout_s):
                 await waiter[1]
         except TimeoutError as error:
-            reached, reason = self._checkpoints[shard], self._reason(shard)
+            reached, reason = self._checkpoints.get(shard, 0), self._reason(shard)
             raise ConsistencyTimeout(self.sink.name, shard, position, timeout_s, reached, reason) from error
         finally:
-            self._waiters[shard].remove(waiter)
+            if shard in self._waiters:
+                self._waiters[shard].remove(waiter)
 
     def lag(self) -> Lag:
         """Return how far behind it is and what keeps it."""
         checkpoints, heads = dict(self._checkpoints), dict(self._heads)
         return Lag(
             subscriber=self.sink.subscriber,
-            shards=len(self._shards),
+            shards=len(checkpoints),
             applied=self._applied,
             behind=sum(max(0, heads.get(shard, 0) - position) for shard, position in checkpoints.items()),
             heads_age_s=self._clock() - self._heads_read_at,
@@ -192,17 +200,44 @@ class Subscriber:
     # Running
 
     async def start(self) -> None:
-        """Let the sink make what it lacks, and find where to go on. To be called before `step` and `run`.
+        """Follow the shards that it was made for. To be called before `step` and `run`. Raises what `follow` does."""
+        await self.follow(self._first)
 
-        Raises RestoredBehind if the log isn't the one that was taken, and the sink's and the store's errors.
+    async def follow(self, shards: Iterable[int]) -> None:
+        """Follow these shards from now on and no others, after the step under way; `run` may go on meanwhile.
+
+        The sink makes what it lacks for the new ones, and says where to go on. Who waits for one that is let go of
+        gets NotFollowed. Raises RestoredBehind if the log isn't the one that was taken, and the sink's and the store's
+        errors: then none of the new ones is followed, and those that were to be let go of are.
         """
-        begin = dict.fromkeys(self._shards, Checkpoint(0, None))
+        wanted = frozenset(shards)
+        async with self._turn:
+            self._let_go(self.shards - wanted)
+            if new := wanted - self.shards:
+                await self._take_up(new, wanted)
+        self._wake.set()
+
+    def _let_go(self, shards: Collection[int]) -> None:
+        for shard in shards:
+            for kept in (self._checkpoints, self._next, self._blocked):
+                kept.pop(shard, None)
+            self._behind.discard(shard)
+            for _, waiter in self._waiters.pop(shard, ()):
+                if not waiter.done():
+                    waiter.set_exception(NotFollowed(self.sink.name, shard))
+        if shards:
+            self._queue = [record for record in self._queue if record.shard not in shards]
+            self.sink.let_go(shards)
+
+    async def _take_up(self, new: Collection[int], wanted: Collection[int]) -> None:
+        begin = dict.fromkeys(wanted, Checkpoint(0, None))
         if self._begin == "now":
-            begin |= await self._ends()
+            begin |= await self._ends(new)
         found = await self.sink.prepare(begin)
-        for shard, checkpoint in found.items():
-            await self._check_restored(shard, checkpoint)
-        self._go_on_from({shard: checkpoint.position for shard, checkpoint in found.items()})
+        for shard in new:
+            await self._check_restored(shard, found[shard])
+        at = {shard: checkpoint.position for shard, checkpoint in found.items()}
+        self._go_on_from({shard: at[shard] for shard in wanted if self._checkpoints.get(shard) != at[shard]})
         await self._compare_heads()
 
     async def run(self) -> None:
@@ -242,10 +277,15 @@ class Subscriber:
 
         Raises the sink's and the store's errors; the step may then be taken again.
         """
+        async with self._turn:
+            return await self._step()
+
+    async def _step(self) -> Progress:
         now = self._clock()
         due = [shard for shard, trouble in self._blocked.items() if trouble.retry_at <= now]
         if now - self._heads_read_at >= self._limits.heads_interval_s:
-            self._go_on_from(await self.sink.tend())
+            if self._checkpoints:
+                self._go_on_from(await self.sink.tend())
             await self._compare_heads()
         await self._read_missing(due)
         batch = self._queue[: self._limits.batch_size_max]
@@ -302,11 +342,11 @@ class Subscriber:
     def _restored(self, shard: int, position: int, found: str) -> RestoredBehind:
         return RestoredBehind(self.sink.name, shard, position, found, self.sink.restored_remedy)
 
-    async def _ends(self) -> dict[int, Checkpoint]:
+    async def _ends(self, shards: Iterable[int]) -> dict[int, Checkpoint]:
         """Return where each shard's log ends, as a checkpoint there."""
         ends: dict[int, Checkpoint] = {}
         heads = await self._store.heads()
-        for shard in self._shards:
+        for shard in shards:
             if not heads.get(shard):
                 continue
             for record in await self._store.read_shard(shard, heads[shard] - 1, 1):

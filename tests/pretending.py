@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from actors.hosting import HostHealth
 from cluster.coordination import Coordination
@@ -46,10 +46,13 @@ class Pretended:
         self.opening = asyncio.Event()
         """Cleared: no process gets ready meanwhile."""
         self.opening.set()
-        self.pushed_to: dict[str, str] = {}
+        self.pushed_to: dict[str, Mapping[str, Sequence[int]]] = {}
+        self.following: dict[str, set[int]] = {}
+        """The shards that each projection host was last told to follow."""
 
     def die(self, name: str) -> None:
         self.serving.pop(name, None)
+        self.following.pop(name, None)
         self.running.pop(name).set_result("killed")
 
     async def start(self, name: str, node: str | None) -> None:
@@ -86,6 +89,7 @@ class Pretended:
     async def kill(self, name: str) -> None:
         self.did.append(f"kill {name}")
         self.serving.pop(name, None)
+        self.following.pop(name, None)
         self.running.pop(name, None)
 
     async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
@@ -105,8 +109,20 @@ class Pretended:
             self.serving[name].pop(shard)
         self.did.append(f"release {name} {sorted(shards)}")
 
-    async def push_to(self, name: str, projection_host: str) -> None:
-        self.pushed_to[name] = projection_host
+    async def push_to(self, name: str, projection_hosts: Mapping[str, Sequence[int]]) -> None:
+        self.pushed_to[name] = projection_hosts
+
+    async def follow(self, name: str, shards: Collection[int]) -> None:
+        if name not in self.running:
+            raise ProcessLost(name, "gone")
+        before, self.following[name] = self.following.get(name, set()), set(shards)
+        if before != set(shards):
+            self.did.append(f"follow {name} {sorted(shards)}")
+        if name in self.stuck | self.hanging:
+            await asyncio.Event().wait()
+
+    async def followed(self, name: str) -> list[int]:
+        return sorted(self.following[name])
 
 
 class PretendedNodes:
@@ -131,12 +147,13 @@ class Cluster:
     """A coordination over pretended hosts and a pretended projection host."""
 
     def __init__(self, store: EventStore, former: Cluster | None = None, settings: Settings = FAST) -> None:
-        """With the processes and nodes of a former one, if there is one."""
+        """With the processes, nodes and settings of a former one, if there is one."""
         self.store = store
+        self.settings: Settings = former.settings if former else settings
         self.hosts: Pretended = former.hosts if former else Pretended(store)
         self.projections: Pretended = former.projections if former else Pretended(store)
         self.nodes: PretendedNodes = former.nodes if former else PretendedNodes(NODE)
-        self.coordination = Coordination(store, self.hosts, self.projections, self.nodes, settings)
+        self.coordination = Coordination(store, self.hosts, self.projections, self.nodes, self.settings)
 
     async def owners(self) -> list[str | None]:
         return [route.host for route in await self.store.routes()]

@@ -5,7 +5,7 @@ Not here: how an event is shown (`reading.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from projections.sink import Taken
 from projections.subscriber import Subscriber, SubscriberLimits
@@ -58,6 +58,9 @@ class ShowingSink:
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         self.show(batch)
         return Taken(len(batch), {record.shard: record.position for record in batch}, {})
+
+    def let_go(self, shards: Collection[int]) -> None:
+        """It follows all shards until it ends."""
 
     async def tend(self) -> dict[int, int]:
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -128,6 +129,25 @@ async def test_a_higher_version_takes_over_once_it_is_as_far(log: Log, read_mode
         await old.step()
     await settled(new)
     assert await row(read_models, New) == {"id": "c-1", "orders": 2, "double": 4}
+
+
+async def test_two_that_share_the_shards_of_a_higher_version_let_it_take_over_together(
+    log: Log, read_models: ReadModels
+) -> None:
+    await settled(await started(log, read_models, Old))
+    limits = replace(QUIET, heads_interval_s=0)
+    first, second = (
+        ProjectionSubscriber(log.store, read_models, New, EVENTS, shards, limits=limits) for shards in ([0, 1], [2, 3])
+    )
+    for each in (first, second):
+        await each.start()
+    for each in (first, second):
+        assert await row(read_models, New) == {"id": "c-1", "orders": 1}
+        await settled(each)
+    assert await row(read_models, New) == {"id": "c-1", "orders": 1, "double": 2}
+    reader = asyncio.create_task(first.wait_for(0, 1, 5))
+    await first.step()  # nothing has come for it, and yet it learns that its build is read
+    await reader
 
 
 async def test_reads_never_go_back(log: Log, read_models: ReadModels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 import pytest
 
-from projections.errors import RestoredBehind
+from projections.errors import NotFollowed, RestoredBehind
 from projections.sink import Taken
 from projections.subscriber import Start, Subscriber, SubscriberLimits
 from store import EventRecord
@@ -51,6 +51,9 @@ class ListSink:
             applied += 1
         shards = {record.shard for record in batch}
         return Taken(applied, {shard: self.checkpoints[shard].position for shard in shards}, failed)
+
+    def let_go(self, shards: Collection[int]) -> None:
+        self.checkpoints = {n: at for n, at in self.checkpoints.items() if n not in shards}
 
     async def tend(self) -> dict[int, int]:
         return {}
@@ -142,3 +145,32 @@ async def test_what_a_sink_refuses_holds_up_its_shard_alone_until_it_is_taken(st
     await settled(subscriber)
     assert sink.positions(shard) == list(range(1, records[-1].position + 1))
     assert subscriber.lag().blocked == {}
+
+
+async def test_shards_come_and_go_while_it_runs_and_each_goes_on_where_its_checkpoint_is(
+    store: MemoryStore, log: Log
+) -> None:
+    sink = ListSink()
+    subscriber = Subscriber(store, sink, [0, 1], limits=QUIET)
+    await subscriber.start()
+    running = asyncio.create_task(subscriber.run())
+    records = await log.write(*(created(f"c-{number}") for number in range(12)))
+    subscriber.push(records)
+    heads = await store.heads()
+    await asyncio.gather(*(subscriber.wait_for(shard, heads[shard], 5) for shard in (0, 1)))
+    reader = asyncio.create_task(subscriber.wait_for(0, heads[0] + 1, 5))
+    await asyncio.sleep(0)
+    await subscriber.follow([1, 2])
+    with pytest.raises(NotFollowed, match="shard 0"):
+        await reader
+    await subscriber.wait_for(2, heads[2], 5)
+    subscriber.push(await log.write(*(ordered(f"c-{number}", "1") for number in range(12))))
+    await subscriber.wait_for(2, heads[2] + 1, 5)
+    await subscriber.follow(range(SHARDS))
+    heads = await store.heads()
+    await asyncio.gather(*(subscriber.wait_for(shard, head, 5) for shard, head in heads.items()))
+    for shard, head in heads.items():
+        assert sink.positions(shard) == [*range(1, head + 1)] or shard == 0
+    assert sink.positions(0)[-1] == heads[0]
+    subscriber.stop()
+    await running

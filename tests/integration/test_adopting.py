@@ -48,7 +48,7 @@ def host_plan(url: str, keeper: Keeper, name: str) -> HostPlan:
 
 
 def projection_plan(url: str, _name: str) -> ProjectionPlan:
-    return ProjectionPlan(url, (CustomerProjection,), tuple(EVENTS.types.values()), 64, SubscriberLimits())
+    return ProjectionPlan(url, (CustomerProjection,), tuple(EVENTS.types.values()), SubscriberLimits())
 
 
 @pytest.mark.parametrize("kind", ["host", "projections"])

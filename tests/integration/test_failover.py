@@ -208,15 +208,19 @@ async def test_a_commit_whose_reply_is_lost_is_stored_and_answered_once(tmp_path
 
 
 @pytest.mark.timeout(120)
-async def test_a_killed_projection_host_is_replaced_and_counts_each_order_once(tmp_path: Path) -> None:
+async def test_of_two_projection_hosts_one_is_killed_and_each_order_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
-    async with Runtime.open(f"sqlite:///{path}", hosts=1, shards=8) as runtime:
+    async with Runtime.open(f"sqlite:///{path}", hosts=1, shards=8, projection_hosts=2) as runtime:
+        before = (await runtime.status()).projection_hosts
+        assert [len(each.shards) for each in before] == [4, 4]
         async with Load(runtime, 10) as load:
             await until(lambda: len(load.receipts) > 200)
-            (pid,) = projection_pids()
-            os.kill(pid, signal.SIGKILL)
+            os.kill(min(projection_pids()), signal.SIGKILL)
             await until(lambda: len(load.receipts) > 600)
         await load.read_model_is_the_fold(path)
+        after = (await runtime.rebalance()).projection_hosts
+        assert [len(each.shards) for each in after] == [4, 4]
+        assert len({each.name for each in before} & {each.name for each in after}) == 1
 
 
 def projection_pids() -> set[int]:

@@ -18,6 +18,7 @@ from store import EventStore, NotAStore, open_store
 from tests.logs import EVENTS, Log, created, ordered
 
 SHARDS = 4
+ALL = [*range(SHARDS)]
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ async def store(url: str) -> AsyncIterator[EventStore]:
 
 def host_for(url: str) -> ProjectionHost:
     limits = SubscriberLimits(heads_interval_s=3600)
-    return ProjectionHost(ProjectionPlan(url, (CustomerProjection,), tuple(EVENTS.types.values()), SHARDS, limits))
+    return ProjectionHost(ProjectionPlan(url, (CustomerProjection,), tuple(EVENTS.types.values()), limits))
 
 
 async def health(host: ProjectionHost) -> ProjectionHealth:
@@ -45,10 +46,12 @@ async def health(host: ProjectionHost) -> ProjectionHealth:
 
 async def test_it_follows_what_is_pushed_and_serves_readers_who_wait(url: str, store: EventStore) -> None:
     log, host = await Log.on(store), host_for(url)
-    assert repr(host) == f"Projections · CustomerProjection · {SHARDS} shards"
+    assert repr(host) == "Projections · CustomerProjection"
     await host.push(msgpack.packb(await log.write(created("c-1"))))  # before it is open: left to the store
     await host.open()
     await host.open()
+    await host.follow(ALL)
+    await host.follow(ALL)
     records = await log.write(ordered("c-1", "1"), ordered("c-1", "2"))
     await host.push(msgpack.packb(records))
     await host.wait_for("CustomerProjection", records[-1].shard, records[-1].position, 5)
@@ -67,6 +70,7 @@ async def test_it_follows_what_is_pushed_and_serves_readers_who_wait(url: str, s
 async def test_when_it_has_stopped_it_has_applied_all_that_was_stored(url: str, store: EventStore) -> None:
     log, host = await Log.on(store), host_for(url)
     await host.open()
+    await host.follow(ALL)
     records = await log.write(*(created(f"c-{number}") for number in range(20)))  # and nobody pushes them
     await host.stop()
     read_models = ReadModels(url)
@@ -82,6 +86,7 @@ async def test_what_keeps_it_from_opening_is_raised_and_it_may_be_tried_again(ur
     store = await open_store(url, shards=SHARDS)
     await (await Log.on(store)).write(created("c-1"))
     await host.open()
+    await host.follow(ALL)
     await host.wait_for("CustomerProjection", 0, 0, 5)
     await store.close()
     await host.stop()
@@ -92,19 +97,24 @@ async def test_a_store_made_anew_under_an_old_read_model_is_refused(url: str, tm
     (record,) = await (await Log.on(store)).write(created("c-1"))
     host = host_for(url)
     await host.open()
+    await host.follow(ALL)
     await host.wait_for("CustomerProjection", record.shard, record.position, 5)
     await host.stop()
     await store.close()
     for path in tmp_path.glob("shop.db*"):
         path.unlink()
     await (await open_store(url, shards=SHARDS)).close()
+    again = host_for(url)
+    await again.open()
     with pytest.raises(RestoredBehind, match="move the read model away"):
-        await host_for(url).open()
+        await again.follow(ALL)
+    await again.stop()
 
 
 async def test_health_raises_once_a_projection_has_ended(url: str, store: EventStore) -> None:
     host = host_for(url)
     await host.open()
+    await host.follow(ALL)
     assert [lag.failure for lag in (await health(host)).lags] == [""]
     following = host._following
     assert following is not None

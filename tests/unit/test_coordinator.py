@@ -15,8 +15,10 @@ async def test_every_shard_is_served_and_every_host_pushes(cluster: Cluster) -> 
     assert set(owners) == set(cluster.hosts.running)
     assert {owners.count(host) for host in cluster.hosts.running} == {4}
     assert all(route.epoch == 1 for route in await cluster.store.routes())
-    assert set(cluster.hosts.pushed_to) == set(owners)
-    assert set(cluster.hosts.pushed_to.values()) == {cluster.coordination.projection_host}
+    await until(lambda: cluster.hosts.pushed_to.keys() == set(owners))
+    (projections,) = cluster.projections.running
+    assert [*cluster.hosts.pushed_to.values()] == 2 * [{projections: [*range(8)]}]
+    assert cluster.projections.following == {projections: {*range(8)}}
 
 
 async def test_a_dead_host_is_replaced_at_once_and_by_another_name(cluster: Cluster) -> None:
@@ -84,11 +86,13 @@ async def test_a_host_that_answers_again_keeps_its_shards_and_its_successor_is_s
 
 
 async def test_all_hosts_push_to_a_new_projection_host(cluster: Cluster) -> None:
-    former = str(cluster.coordination.projection_host)
+    (former,) = cluster.projections.running
     cluster.projections.die(former)
-    await until(lambda: cluster.coordination.projection_host not in (None, former))
-    await until(lambda: set(cluster.hosts.pushed_to.values()) == {cluster.coordination.projection_host})
-    assert len(cluster.hosts.pushed_to) == 2
+    await until(lambda: bool(cluster.projections.running))
+    await cluster.coordination.settled()
+    (now,) = cluster.projections.running
+    assert now != former
+    await until(lambda: [*cluster.hosts.pushed_to.values()] == 2 * [{now: [*range(8)]}])
 
 
 async def test_a_shard_is_given_once_however_soon_the_next_step_comes(cluster: Cluster) -> None:
@@ -145,14 +149,14 @@ async def test_it_beats_so_that_nobody_takes_the_store(cluster: Cluster) -> None
 
 
 async def test_a_coordinator_that_comes_back_leaves_its_hosts_at_work(cluster: Cluster) -> None:
-    routes, did = await cluster.store.routes(), list(cluster.hosts.did)
+    routes, did, followed = await cluster.store.routes(), list(cluster.hosts.did), list(cluster.projections.did)
     restarted = await cluster.dies()
     status = await restarted.coordination.settled()
     assert cluster.hosts.did == did
     assert await cluster.store.routes() == routes, "no epoch has risen"
     assert (status.hosts_wanted, status.moved, status.free) == (2, 0, [])
-    assert restarted.coordination.projection_host in restarted.projections.running
-    assert len(restarted.projections.running) == 1
+    assert cluster.projections.did == followed
+    assert restarted.coordination.projection_hosts == {name: [*range(8)] for name in restarted.projections.running}
     await restarted.coordination.stop()
     assert not restarted.hosts.running
 

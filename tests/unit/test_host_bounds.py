@@ -11,7 +11,6 @@ import pytest
 from actors import Aggregate, Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
 from actors.errors import ApplyFailed, NotOwner, Overloaded, StaleCall
-from actors.host import Host, HostPlan
 from actors.hosting import HostLimits
 from actors.mail import EVENT_FRAME_BYTES
 from actors.registry import AggregateRegistry
@@ -20,7 +19,6 @@ from store import Event, EventStore, open_store
 from store.identity import shard_of, uuid7
 from store.records import ShardAppend
 from tests.hosts import HostUnderTest, held, host_on, until_held
-from tests.logs import Log, created
 
 ADA = CreateCustomer(customer_id="c-1", name="Ada", email="ada@example.com")
 PROMOTE = PromoteToVip(customer_id="c-1", reason="loyal")
@@ -209,25 +207,3 @@ async def test_so_many_sessions_are_remembered_and_no_more(store: EventStore) ->
             await call("a")
         await call("c")
         await call("a")
-
-
-class Unanswered:
-    """A projection host that never answers a push."""
-
-    def __init__(self) -> None:
-        self.push = self
-        self.pushes: list[bytes] = []
-
-    def remote(self, records: bytes) -> asyncio.Future[None]:
-        self.pushes.append(records)
-        return asyncio.get_running_loop().create_future()
-
-
-async def test_pushes_to_projections_that_do_not_answer_are_bounded(store: EventStore) -> None:
-    host, projections = Host(HostPlan("host-1", "Host 1", "n", "memory://", (), HostLimits(), 3)), Unanswered()
-    host._projections = projections
-    rows = await (await Log.on(store)).write(created("c-1"))
-    for _ in range(10):
-        host._publish(rows)
-        await until(lambda: not host._unpushed)
-    assert len(projections.pushes) == 3

@@ -97,14 +97,14 @@ async def test_a_node_that_drains_is_emptied_and_its_hosts_are_replaced_elsewher
 
 
 async def test_the_projection_host_leaves_a_node_that_drains_once_another_one_serves(cluster: Cluster) -> None:
-    former = str(cluster.coordination.projection_host)
+    (former,) = cluster.coordination.projection_hosts
     cluster.nodes.there[:] = [NODE._replace(draining=True), SECOND]
     await until(lambda: former not in cluster.projections.running)
-    now = str(cluster.coordination.projection_host)
+    (now,) = cluster.coordination.projection_hosts
     assert cluster.projections.nodes[now] == SECOND.node_id
     assert cluster.projections.did.index(f"start {now}") < cluster.projections.did.index(f"stop {former}")
     await cluster.coordination.settled()
-    await until(lambda: {cluster.hosts.pushed_to[host] for host in cluster.hosts.running} == {now})
+    await until(lambda: all(cluster.hosts.pushed_to[host] == {now: [*range(8)]} for host in cluster.hosts.running))
 
 
 async def test_where_only_one_machine_will_do_a_node_that_joins_gets_nothing(cluster: Cluster) -> None:
@@ -229,6 +229,7 @@ async def test_whatever_happens_all_shards_are_served_in_the_end(cluster: Cluste
     assert len({*await now.owners()}) == status.hosts_wanted
     await now.learn()
     assert await now.consistent()
-    assert set(now.projections.running) == {now.coordination.projection_host}
+    assert now.projections.running.keys() == now.coordination.projection_hosts.keys()
+    assert {name: [*shards] for name, shards in now.projections.following.items()} == now.coordination.projection_hosts
     await now.coordination.stop()
     assert not now.hosts.running

@@ -53,7 +53,7 @@ def test_a_traceback_in_a_log_shows_no_variables(in_worker: bool) -> None:
     "plan",
     [
         HostPlan("host", "Host", "namespace", URL, (), HostLimits(), 1),
-        ProjectionPlan(URL, (), (), 1, SubscriberLimits()),
+        ProjectionPlan(URL, (), (), SubscriberLimits()),
         RuntimePlan(URL, "namespace", "holder", 1, application_of(None), Settings()),
     ],
 )

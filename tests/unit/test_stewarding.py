@@ -272,7 +272,7 @@ class TestNodes:
 
     def test_the_projection_host_stays_on_one_that_drains_until_another_one_serves(self) -> None:
         async def work(cluster: Cluster) -> None:
-            former = str(cluster.coordination.projection_host)
+            former = next(iter(cluster.coordination.projection_hosts))
             cluster.projections.opening.clear()
             cluster.nodes.there[:] = [NODE._replace(draining=True), SECOND]
             await asyncio.sleep(20)
