@@ -27,6 +27,9 @@ from cluster.ray_session import search_path_for_workers
 from cluster.replaying import replay_store
 from store.opening import open_store
 
+FOLDS = 3
+"""Of the same streams for each replay of the log, which takes longer."""
+
 
 class NobodyWatches:
     """A `Watcher` without progress bars."""
@@ -38,7 +41,7 @@ class NobodyWatches:
 async def measure(found: Place, arguments: argparse.Namespace) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Run both parts; return figures by name, and what else there is to say."""
     streams = arguments.streams or max(1, arguments.events // 10)
-    values = await fold(found, "replay", arguments.fold_streams, arguments.fold_events, arguments.repeats)
+    values = await fold(found, "replay", arguments.fold_streams, arguments.fold_events, FOLDS * arguments.repeats)
     values |= await _over_the_log(found, arguments.events, streams, arguments.cores, arguments.repeats)
     settings = {"events": arguments.events, "streams": streams, "cores": arguments.cores, "repeats": arguments.repeats}
     return {name: spread(some) for name, some in values.items()}, settings

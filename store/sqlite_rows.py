@@ -40,7 +40,7 @@ def _rows_out() -> str:
     # Any blob is greater than any text.
     odd_id = f"{columns[EVENT_ID]} < X'' OR length({columns[EVENT_ID]}) <> {ID_BYTES}"
     odd_text = " OR ".join(f"{columns[place]} >= X''" for place in WHOLE_TEXTS)
-    return f"SELECT {', '.join(forms)}, max({odd_id} OR {odd_text}) FROM "  # noqa: S608
+    return f"SELECT {', '.join(forms)}, count(*) FILTER (WHERE {odd_id} OR {odd_text}) FROM "  # noqa: S608
 
 
 def _careful_rows_out() -> str:
