@@ -102,7 +102,9 @@ class _Loading:
 
     def _fold(self, records: Sequence[EventRecord], aggregates: Mapping[str, Aggregate]) -> None:
         """Fold records, by stream and in version order, onto aggregates."""
-        histories = {stream: list(history) for stream, history in groupby(records, _STREAM)}
+        histories: dict[str, list[EventRecord]] = {}
+        for stream, run in groupby(records, _STREAM):
+            histories.setdefault(stream, []).extend(run)
         decode_many = self._registry.events.decode_many
         for stream, aggregate in aggregates.items():
             history = histories.get(stream)
