@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+PROMETHEUS := $(VENV)/.prometheus
 
 .PHONY: help demo test torture check format bench-brief clean
 
@@ -15,7 +16,7 @@ help: ## list the targets
 demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store: eventray-demo.db)
 	@$(VENV)/bin/eventray demo
 
-test: $(DEV) ## run all tests, those that need Ray beside the others
+test: $(DEV) $(PROMETHEUS) ## run all tests, those that need Ray beside the others
 	@$(VENV)/bin/python -m pytest --numprocesses 2
 
 torture: $(DEV) ## kill, stop and restart all there is under load, then judge (SECONDS=60 SEED=any STORE="sqlite postgres")
@@ -62,3 +63,14 @@ $(DEV): pyproject.toml | $(VENV)/bin/python
 	@echo "installing Eventray and its development tools into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $(RUNTIME) $@
+
+# Its programs are unpacked into .venv, not installed: no service is begun, and nobody need be root.
+$(PROMETHEUS): | $(VENV)/bin/python
+	@if ! { command -v prometheus && command -v promtool; } >/dev/null; then \
+		echo "unpacking Debian's prometheus, for the tests of metrics, into $(VENV)"; \
+		mkdir -p $(VENV)/prometheus && cd $(VENV)/prometheus && \
+		{ apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
+		dpkg-deb -x prometheus_*.deb . || { \
+			echo "prometheus can't be had here: the tests of metrics will fail; install it, and put it on PATH" >&2; exit 0; \
+		}; \
+	fi; touch $(CURDIR)/$@

@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 
 from cluster.application import Application
-from cluster.replaying import TASK_CPUS, Watcher, over_shards
+from cluster.replaying import TASK_CPUS, Watcher, keep_result, over_shards
 from projections.auditing import Comparison, LiveRows, RowFinding, ShardFold, fold_shard
 from projections.read_models import ReadModels
 from store.logs import configure_logs
@@ -57,10 +57,11 @@ async def audit_projections(
 ) -> ProjectionsAudit:
     """Fold the log anew and compare it row by row with what is read of projections (none named: of all).
 
-    Changes nothing; a runtime may go on writing: each read model is read in one snapshot, and the log is folded as far
-    as the checkpoints in it. What was read is kept in a file beside other temporary ones meanwhile. Connects to Ray, or
-    starts it. Raises InvalidValue for an unknown projection, ReadModelMissing, ReadModelVersion, NotThisVersion,
-    ReadModelUnavailable, NotAStore, StoreUnavailable, RayUnavailable, ShardLost; what differs is in the result.
+    Changes nothing but what the store says of the last audit of each; a runtime may go on writing: each read model is
+    read in one snapshot, and the log is folded as far as the checkpoints in it. What was read is kept in a file beside
+    other temporary ones meanwhile. Connects to Ray, or starts it. Raises InvalidValue for an unknown projection,
+    ReadModelMissing, ReadModelVersion, NotThisVersion, ReadModelUnavailable, NotAStore, StoreUnavailable,
+    RayUnavailable, ShardLost; what differs is in the result.
     """
     url = shared_url(url)
     projections = [application.projection(name) for name in names] or list(application.projections)
@@ -90,6 +91,8 @@ async def audit_projections(
             live.close()
     total.projections = [ReadModelAudit(name, live.rows[name], comparison.found[name]) for name in chosen]
     total.findings = comparison.findings
+    for audit in total.projections:
+        await keep_result(url, audit.projection, total.events, audit.found)
     return total
 
 

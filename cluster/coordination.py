@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from cluster.exporting import ExporterPlace, Exporters
 from cluster.followed import ProjectionProcesses
 from cluster.ownership import Answer, HostProcesses, while_it_may_pass
 from cluster.placement import check_hosts
@@ -45,12 +46,15 @@ class Coordination:
         nodes: Nodes,
         settings: Settings,
         detached: bool = False,
+        exporters: Exporters | None = None,
     ) -> None:
-        """`detached` is only told."""
+        """`detached` is only told. `exporters` None: metrics are not served."""
         self._store = store
         self._ports = (hosts, projections, nodes)
         self._settings = settings
         self._detached = detached
+        self._exporters = exporters
+        self._exporter: ExporterPlace | None = None
         self._generation = 0
         self._steward: Steward | None = None
         self._running: asyncio.Task[None] | None = None
@@ -85,6 +89,9 @@ class Coordination:
             await self._end_former()
             await self._or_over(steward.begin(wanted))
         self._running = self._spawn(steward.run())
+        if self._exporters is not None:
+            self._exporter = ExporterPlace(self._exporters, self._settings, self._generation, self._spawn)
+            await self._exporter.begin()
 
     async def run(self) -> None:
         """Keep it so until `stop`. Raises what ended it otherwise; Superseded: another coordinator goes on."""
@@ -93,6 +100,8 @@ class Coordination:
     async def stop(self) -> None:
         """End all processes, each after what it has in hand, and give the store back. Calling it twice is safe."""
         await cancelled([self._running] if self._running else [])
+        if self._exporter is not None:
+            await self._exporter.stop()
         if self._steward is not None:
             await self._steward.stop()
         await self._end_beat()
@@ -104,6 +113,8 @@ class Coordination:
         """End all processes at once. What they were doing is decided by the store alone."""
         await cancelled([self._running] if self._running else [])
         await self._end_beat()
+        if self._exporter is not None:
+            await self._exporter.abandon()
         if self._steward is not None:
             await self._steward.abandon()
         await self._give_back()
@@ -112,6 +123,8 @@ class Coordination:
         """End this coordinator's own work, and leave all processes at theirs, for the next coordinator."""
         await cancelled([self._running] if self._running else [])
         await self._end_beat()
+        if self._exporter is not None:
+            await self._exporter.leave()
         if self._steward is not None:
             await self._steward.leave()
 
@@ -148,6 +161,7 @@ class Coordination:
         """Say how the runtime is, as far as is known here now."""
         steward = self._begun()
         ownership = steward.ownership
+        exporter = self._exporter.supervisor if self._exporter else None
         return RuntimeStatus(
             store_id=self._store.store_id,
             generation=self._generation,
@@ -160,6 +174,8 @@ class Coordination:
             free=ownership.free(),
             moved=ownership.moved,
             settled=steward.settled.is_set(),
+            metrics=self._exporter.url if self._exporter else "",
+            exporter=_shown(exporter, {}) if exporter else None,
         )
 
     def _unsettled(self) -> str:
@@ -179,7 +195,8 @@ class Coordination:
         for former in {route.host for route in await self._store.routes() if route.host is not None}:
             await self._store.end_writer(former)
         hosts, projections, _ = self._ports
-        for processes in (hosts, projections):
+        exporters = [self._exporters] if self._exporters else []
+        for processes in (hosts, projections, *exporters):
             for name in await processes.adopt():
                 await processes.kill(name)
 

@@ -18,9 +18,14 @@ import structlog
 from actors.host import HostPlan
 from cluster.application import Application
 from cluster.coordination import Coordination
-from cluster.keeping import HostProcess, Keeper, ProjectionHostProcess
+from cluster.keeping import ExporterProcess, HostProcess, Keeper, ProjectionHostProcess
+from cluster.metrics.counting import Counts, merged, pack_samples
+from cluster.metrics.exporter import ExporterPlan
+from cluster.metrics.judging import Limits
+from cluster.metrics.runtime import process_samples
+from cluster.metrics.store import MeteredStore
 from cluster.nodes import RayNodes
-from cluster.processes import RayProcesses, StoreElsewhere
+from cluster.processes import RayProcesses, RayProcessesHere, StoreElsewhere
 from cluster.ray_edge import COORDINATOR
 from cluster.relaying import CommandsOverRay
 from cluster.settings import Settings
@@ -65,6 +70,7 @@ class Coordinator:
         configure_logs(in_worker=True)
         self._plan = plan
         self._beginning: asyncio.Task[Coordination] | None = None
+        self._counts = Counts()
         ray.get_runtime_context().current_actor.run.remote()
 
     def __repr__(self) -> str:
@@ -110,6 +116,10 @@ class Coordinator:
         """Say how the runtime is."""
         return (await asyncio.shield(self._begun())).status()
 
+    async def metrics(self) -> bytes:
+        """Return what it has counted, packed by `pack_samples`."""
+        return pack_samples(merged([self._counts.samples(), process_samples()]))
+
     async def scale(self, hosts: int) -> RuntimeStatus:
         """Keep so many hosts from now on; return once it is so. Raises InvalidValue, NotSettled."""
         return await (await asyncio.shield(self._begun())).scale(hosts)
@@ -136,13 +146,16 @@ class Coordinator:
         plan = self._plan
         if plan.machine not in (None, machine()):
             raise StoreElsewhere(COORDINATOR)
-        store = await open_store(plan.store_url, create=False)
+        store = MeteredStore(await open_store(plan.store_url, create=False), self._counts)
         keeper = Keeper(ray.get_runtime_context().current_actor, plan.holder, plan.namespace)
         common = (keeper, plan.settings.host_cpus, plan.machine)
         hosts = RayProcesses(HostProcess, "host", *common, partial(_host_plan, plan))
         projections = RayProcesses(ProjectionHostProcess, "projections", *common, partial(_projection_plan, plan))
         nodes = RayNodes(plan.settings.host_cpus, here_only=plan.machine is not None)
-        coordination = Coordination(store, hosts, projections, nodes, plan.settings, plan.detached)
+        exporters = None
+        if plan.settings.metrics_exporter:
+            exporters = RayProcessesHere(ExporterProcess, "exporter", *common, partial(_exporter_plan, plan))
+        coordination = Coordination(store, hosts, projections, nodes, plan.settings, plan.detached, exporters)
         try:
             await coordination.start(plan.holder, plan.hosts)
         except BaseException:
@@ -187,4 +200,16 @@ def _projection_plan(plan: RuntimePlan, _name: str) -> ProjectionPlan:
         aggregates=plan.application.aggregates,
         payload_size_max_bytes=plan.settings.payload_size_max_bytes,
         connect=CommandsOverRay(plan.namespace, plan.settings.client_limits()),
+    )
+
+
+def _exporter_plan(plan: RuntimePlan, _name: str) -> ExporterPlan:
+    return ExporterPlan(
+        namespace=plan.namespace,
+        store_url=plan.store_url,
+        read_models=plan.application.read_models,
+        handlers={handler.name: handler.off for handler in plan.handlers},
+        address=plan.settings.metrics_address,
+        port=plan.settings.metrics_port,
+        limits=Limits(plan.settings.metrics_lagging_after_s, plan.settings.metrics_stuck_after_s),
     )

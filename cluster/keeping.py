@@ -2,7 +2,8 @@
 
 Hosts are detached Ray actors, so that they outlive a coordinator that dies and comes back. In return each one watches
 that actor: once it has ended for good (it was stopped, or the driver that owns it is gone), the process ends too, so
-nothing is left over. Not here: the work (`actors/host.py`, `projections/host.py`), making processes (`processes.py`).
+nothing is left over. Not here: the work (`actors/host.py`, `projections/host.py`), what is counted of it (`metrics/`),
+making processes (`processes.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ import ray
 import structlog
 from ray.exceptions import RayError
 
-from actors.host import Host
+from actors.host import Host, HostPlan
+from actors.registry import AggregateRegistry
+from cluster.metrics.counting import merged, pack_samples
+from cluster.metrics.exporter import Exporter
+from cluster.metrics.follower import FollowerCounts, follower_samples
+from cluster.metrics.host import HostCounts, host_samples
+from cluster.metrics.runtime import process_samples
 from cluster.ray_edge import COORDINATOR, reason_of
-from projections.host import ProjectionHost
+from projections.host import ProjectionHost, ProjectionPlan
 from store.process import machine
 
 log = structlog.get_logger(__name__)
@@ -93,6 +100,18 @@ def _is_there(keeper: Keeper) -> bool:
 class HostProcess(Kept, Host):
     """A host, as a process of a runtime."""
 
+    def __init__(self, keeper: Keeper, plan: HostPlan) -> None:
+        self._counted = HostCounts(AggregateRegistry(plan.aggregates).bindings)
+        super().__init__(keeper, plan, self._counted)
+
+    @ray.method(concurrency_group="metrics")
+    async def metrics(self) -> bytes:
+        """Return what it has counted, packed by `pack_samples`; also while its event loop is blocked."""
+        samples = [self._counted.counts.samples(), process_samples()]
+        if self._core is not None:
+            samples.append(host_samples(self._core.health()))
+        return pack_samples(merged(samples))
+
     def _is_open(self) -> bool:
         return self._core is not None
 
@@ -100,5 +119,22 @@ class HostProcess(Kept, Host):
 class ProjectionHostProcess(Kept, ProjectionHost):
     """A projection host, as a process of a runtime."""
 
+    def __init__(self, keeper: Keeper, plan: ProjectionPlan) -> None:
+        self._counted = FollowerCounts()
+        super().__init__(keeper, plan, self._counted)
+
+    @ray.method(concurrency_group="metrics")
+    async def metrics(self) -> bytes:
+        """Return what it has counted, packed by `pack_samples`; also while its event loop is blocked."""
+        samples = [self._counted.counts.samples(), process_samples(), follower_samples(self._health())]
+        return pack_samples(merged(samples))
+
     def _is_open(self) -> bool:
         return self._following is not None
+
+
+class ExporterProcess(Kept, Exporter):
+    """An exporter, as a process of a runtime."""
+
+    def _is_open(self) -> bool:
+        return self._url is not None

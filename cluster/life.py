@@ -25,6 +25,7 @@ from store.records import Writer
 from store.urls import shared_url, shown_url
 
 GONE_WITHIN_S = 10.0
+SERVED_WITHIN_S = 15.0
 PAUSE_S = 0.1
 
 
@@ -84,7 +85,7 @@ async def up(
     found, keeper = await asyncio.to_thread(local_ray.find_or_begin, address, settings)
     try:
         async with Runtime.open(url, hosts, application, found, shards, settings, detached=True) as runtime:
-            status = await runtime.status()
+            status = await _status_with_metrics(runtime)
             if not status.detached:
                 raise NotDetached(shown_url(url))
             if keeper is not None:
@@ -121,6 +122,17 @@ async def down(url: str, address: str | None, force: bool = False, settings: Set
     if not ran and holding.holder is not None and not holding.released:
         raise RunsElsewhere(shown_url(url), holding.holder)
     return Down(ran, keeper is not None)
+
+
+async def _status_with_metrics(runtime: Runtime) -> RuntimeStatus:
+    """Return how the runtime is, once its exporter serves or has failed to; as it is, if that takes long."""
+    deadline_s = asyncio.get_running_loop().time() + SERVED_WITHIN_S
+    while True:
+        status = await runtime.status()
+        begins = status.exporter is not None and not (status.metrics or status.exporter.failure)
+        if not begins or asyncio.get_running_loop().time() > deadline_s:
+            return status
+        await asyncio.sleep(PAUSE_S)
 
 
 async def _check_store(url: str, hosts: int | None, shards: int | None) -> None:

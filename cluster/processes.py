@@ -29,7 +29,7 @@ PROCESS_OPTIONS = {
     "max_restarts": 0,
     "max_task_retries": 0,
     "lifetime": "detached",
-    "concurrency_groups": {"health": 1, "keeping": 1},
+    "concurrency_groups": {"health": 1, "keeping": 1, "metrics": 1},
 }
 """A process that ended is replaced by one of another name, and nothing is sent twice behind our back. A coordinator
 that dies leaves its processes at work; `keeping.py` sees to it that they end with the runtime."""
@@ -124,6 +124,10 @@ class RayProcesses:
         shards: list[int] = await _answer(name, self._handle(name).followed.remote())
         return shards
 
+    async def url(self, name: str) -> str:
+        told: str = await _answer(name, self._handle(name).url.remote())
+        return told
+
     def _handle(self, name: str) -> Any:
         if (handle := self._handles.get(name)) is None:
             raise ProcessLost(name, "it has been ended")
@@ -160,6 +164,13 @@ class RayProcesses:
         log.warning("a process that was there is ended", process=name, reason=reason)
         await self.kill(name)
         return None
+
+
+class RayProcessesHere(RayProcesses):
+    """Ray actors that all are on the node of this process."""
+
+    async def start(self, name: str, node: str | None) -> None:
+        await super().start(name, ray.get_runtime_context().get_node_id())
 
 
 async def _where(name: str, handle: Any) -> Whereabouts:

@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import ray
+import structlog
 from ray.exceptions import RayError
 
 from actors.replay import Failure, ShardReplay, replay_shard
@@ -23,10 +25,13 @@ from cluster.application import Application
 from cluster.ray_edge import own_error, reason_of
 from cluster.settings import read_settings
 from store.audit import Finding, ShardAudit, audit_shard
-from store.errors import EventrayError
+from store.errors import EventrayError, StoreUnavailable
 from store.logs import configure_logs
 from store.opening import open_store
+from store.records import AuditResult, micros
 from store.urls import shared_url
+
+log = structlog.get_logger(__name__)
 
 TASK_CPUS = 0.9
 """What a task claims of Ray: a core, but for what hosts on the same machine claim."""
@@ -109,13 +114,29 @@ async def replay_store(url: str, application: Application, watcher: Watcher) -> 
 
 
 async def audit_store(url: str, application: Application, watcher: Watcher) -> StoreAudit:
-    """Audit every shard of a store. Changes nothing; nobody need hold the store. Raises what `replay_store` does."""
+    """Audit every shard of a store; nobody need hold the store. Raises what `replay_store` does.
+
+    Changes nothing but what the store says of its last audit, which the exporter shows.
+    """
     total = StoreAudit()
     async for result in over_shards(_audit, url, application, watcher, "Auditing"):
         total.add(result.shard)
         total.seconds = result.seconds
     total.findings.sort(key=lambda finding: (finding.shard, finding.position or 0))
+    await keep_result(url, "store", total.events, total.found)
     return total
+
+
+async def keep_result(url: str, audit: str, events: int, found: int) -> None:
+    """Let a store know what an audit came to; where it can't be written, that is only logged."""
+    try:
+        store = await open_store(shared_url(url), create=False)
+        try:
+            await store.keep_audit(AuditResult(audit, micros(datetime.now(UTC)), events, found))
+        finally:
+            await store.close()
+    except StoreUnavailable as error:
+        log.warning("the result of an audit was not kept in the store", audit=audit, reason=str(error))
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,18 @@ class Settings(BaseSettings):
     release_timeout_s: Seconds = 10.0
     """How long a host may take to finish what a shard that moves has in hand; then the shard is taken from it."""
 
+    # --- metrics ---
+    metrics_exporter: bool = True
+    """Whether the runtime serves its metrics and health, by a process of its own (some 100 MB)."""
+    metrics_address: str = "127.0.0.1"
+    """Where it listens: this machine alone, unless another of its addresses is named (0.0.0.0: all of them)."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """0: one that is free; `eventray status` says which."""
+    metrics_lagging_after_s: Seconds = 5.0
+    """A projection or handler that is so far behind the log is said to lag."""
+    metrics_stuck_after_s: Seconds = 10.0
+    """One whose checkpoint has not moved for so long, while the log goes on beyond it, is said to be stuck."""
+
     # --- commands and events ---
     payload_size_max_bytes: int = Field(default=PAYLOAD_SIZE_MAX_BYTES, ge=1024, le=64 * 1024 * 1024)
     """What one command, and one event, may take as JSON. A stored event is read whatever its size."""

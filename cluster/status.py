@@ -55,3 +55,7 @@ class RuntimeStatus(NamedTuple):
     """Shards moved from host to host since the coordinator began."""
     settled: bool
     """Whether all is as wanted: every host serves, every shard is where it belongs."""
+    metrics: str = ""
+    """The URL at which the exporter serves; empty while it doesn't."""
+    exporter: ProcessStatus | None = None
+    """None: settings want none, or it has not begun."""

@@ -175,11 +175,14 @@ class ProjectionHost:
     @ray.method(concurrency_group="health")
     async def health(self) -> ProjectionHealth:
         """Say how it is, also while its event loop is blocked. Raises RuntimeError where a subscriber has ended."""
-        if self._following is None:
-            return ProjectionHealth([], [], [], [])
-        if ended := self._following.ended():
+        if self._following is not None and (ended := self._following.ended()):
             raise RuntimeError(ended)
-        following = self._following
+        return self._health()
+
+    def _health(self) -> ProjectionHealth:
+        """What all subscribers say; may be called from any thread."""
+        if (following := self._following) is None:
+            return ProjectionHealth([], [], [], [])
         return ProjectionHealth(
             following.lags(), following.handlers(), following.audits(), following.process_managers()
         )

@@ -237,6 +237,8 @@ class ReadModels:
         Raises ReadModelMissing, ReadModelVersion, ReadModelUnavailable.
         """
 
+        self._check_there(projection)
+
         def work(connection: Connection) -> dict[int, int]:
             subscriber = self._live(connection, projection).subscriber(projection.name)
             c = checkpoints.c
@@ -244,6 +246,22 @@ class ReadModels:
             return {row.shard: row.position for row in rows}
 
         return await self._database.read(work)
+
+    async def following(self, projection: type[Projection]) -> dict[int, int] | None:
+        """Return how far a build that is filled beside what is read has come, by shard; None: there is none.
+
+        Raises what `positions` does.
+        """
+
+        def work(connection: Connection, _live: Build) -> dict[int, int] | None:
+            build = builds.read_builds(connection, projection.name).following if self._made else None
+            if build is None:
+                return None
+            c, subscriber = checkpoints.c, build.subscriber(projection.name)
+            rows = connection.execute(select(c.shard, c.position).where(c.subscriber == subscriber))
+            return {row.shard: row.position for row in rows}
+
+        return await self.read_live(projection, work)
 
     async def read_live(
         self, projection: type[Projection], work: Callable[[Connection, Build], T], for_long: bool = False

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from store.ports import EventStore, Wish
 from store.records import (
     Advance,
+    AuditResult,
     Checkpoint,
     Claim,
     EventRecord,
@@ -137,3 +138,11 @@ class Forwarding:
 
     async def reset(self, subscriber: str, to: Mapping[int, Checkpoint]) -> None:
         await self.inner.reset(subscriber, to)
+
+    # Audits
+
+    async def keep_audit(self, result: AuditResult) -> None:
+        await self.inner.keep_audit(result)
+
+    async def audits(self) -> list[AuditResult]:
+        return await self.inner.audits()

@@ -16,6 +16,7 @@ from store.identity import uuid7
 from store.ports import Wish
 from store.records import (
     Advance,
+    AuditResult,
     Checkpoint,
     Claim,
     EventRecord,
@@ -54,6 +55,7 @@ class Content:
         self.snapshots: dict[str, Snapshot] = {}
         self.checkpoints: dict[tuple[str, int], Checkpoint] = {}
         self.parked: dict[tuple[str, str], ParkedKey] = {}
+        self.audits: dict[str, AuditResult] = {}
         self.holding = Holding(0, 0, None, True)
         self.hosts_wanted: int | None = None
         self.writers: dict[str, MemoryStore] = {}
@@ -266,6 +268,14 @@ class MemoryStore:
         for key, row in list(self._content.parked.items()):
             if row.handler == subscriber and row.shard in to and row.position > to[row.shard].position:
                 del self._content.parked[key]
+
+    # Audits
+
+    async def keep_audit(self, result: AuditResult) -> None:
+        self._content.audits[result.audit] = result
+
+    async def audits(self) -> list[AuditResult]:
+        return sorted(self._content.audits.values())
 
     def _require_living(self) -> None:
         if self._ended:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from store.records import (
     Advance,
+    AuditResult,
     Checkpoint,
     Claim,
     EventRecord,
@@ -240,7 +241,19 @@ class Parking(Protocol):
         ...
 
 
-class EventStore(EventReader, Ownership, EventAppender, SnapshotWriter, Checkpoints, Parking, Protocol):
+class Audits(Protocol):
+    """What the last audits came to, so that whoever watches the runtime sees it. They need no claim."""
+
+    async def keep_audit(self, result: AuditResult) -> None:
+        """Keep a result in the place of the last one of its name. Raises StoreUnavailable, with nothing changed."""
+        ...
+
+    async def audits(self) -> list[AuditResult]:
+        """Return the last result of each name, by name."""
+        ...
+
+
+class EventStore(EventReader, Ownership, EventAppender, SnapshotWriter, Checkpoints, Parking, Audits, Protocol):
     """A whole store, opened. One process may open it any number of times."""
 
     async def close(self) -> None:

@@ -151,6 +151,19 @@ CommandKeys = Mapping[tuple[int, str, str], EventRecord]
 """First events of commands, by (shard, command key, stream)."""
 
 
+class AuditResult(NamedTuple):
+    """What an audit came to, in the order of the table's columns."""
+
+    audit: str
+    """What was audited: `store`, or a read model's name."""
+    ended_at: int
+    """Microseconds since 1970, UTC."""
+    events: int
+    """Events that were looked at."""
+    found: int
+    """Things that are wrong."""
+
+
 def micros(moment: datetime) -> int:
     """Microseconds since 1970 of an aware datetime, exactly."""
     return (moment - EPOCH) // timedelta(microseconds=1)

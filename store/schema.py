@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from store.identity import uuid7
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The last of the migrations in `migrations/versions`."""
 SHARDS_DEFAULT = 64
 NAME = Text().with_variant(Text(collation="C"), "postgresql")
@@ -156,6 +156,17 @@ parked_keys = Table(
     PrimaryKeyConstraint("handler", "partition_key", name="parked_keys_pk"),
 )
 """The dead letters: one row a key, whose events wait in the log. The columns are those of `ParkedKey`, in its order."""
+
+audits = Table(
+    "audits",
+    metadata,
+    Column("audit", NAME, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("found", BigInteger, nullable=False),
+    PrimaryKeyConstraint("audit", name="audits_pk"),
+)
+"""What the last audit of each kind came to. The columns are those of `AuditResult`, in its order."""
 
 migrations = Table(
     "eventray_migrations",

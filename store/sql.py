@@ -11,19 +11,24 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from store import checkpoints, parking, taking
 from store.errors import StoreHeld, Superseded
 from store.ports import Wish
-from store.records import Advance, Checkpoint, Claim, ParkedKey, Route, Writer
-from store.schema import StoreIdentity, hosts, runtime, shards, targets
+from store.records import Advance, AuditResult, Checkpoint, Claim, ParkedKey, Route, Writer
+from store.schema import StoreIdentity, audits, hosts, runtime, shards, targets
 from store.taking import Holding
 
 T = TypeVar("T")
 HOSTS = "hosts"
 """The name of the target that says how many hosts are wanted."""
+_keep_audit = text(
+    "INSERT INTO audits (audit, ended_at, events, found) VALUES (:audit, :ended_at, :events, :found)"
+    " ON CONFLICT (audit) DO UPDATE"
+    " SET ended_at = excluded.ended_at, events = excluded.events, found = excluded.found"
+)
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
 
@@ -199,6 +204,20 @@ class SqlStore(ABC):
 
     async def reset(self, subscriber: str, to: Mapping[int, Checkpoint]) -> None:
         await self._write(partial(parking.reset, subscriber=subscriber, to=to))
+
+    # Audits
+
+    async def keep_audit(self, result: AuditResult) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(_keep_audit, result._asdict())
+
+        await self._write(work)
+
+    async def audits(self) -> list[AuditResult]:
+        async def work(connection: AsyncConnection) -> list[AuditResult]:
+            return [AuditResult(*row) for row in await connection.execute(select(audits).order_by(audits.c.audit))]
+
+        return await self._read(work)
 
 
 async def _beat(connection: AsyncConnection, generation: int) -> None:

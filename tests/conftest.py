@@ -16,6 +16,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests import postgres
 
+os.environ.setdefault("EVENTRAY_METRICS_EXPORTER", "false")
+"""Most tests need none, and it would be one more process of each runtime; those that do say so in their settings."""
+
 RAY_FOLDERS = {"acceptance", "integration", "torture"}
 
 

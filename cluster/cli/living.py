@@ -36,6 +36,8 @@ def up(
         watcher.phase("Bringing the runtime up", None)
         found = run(life.up(store, hosts, app, address, shards))
     status = found.status
+    if not status.metrics and status.exporter is not None:
+        complain(f"eventray: metrics are not served: {status.exporter.failure or 'the exporter is still starting'}")
     if found.joined and hosts not in (None, status.hosts_wanted):
         complain(f"eventray: it ran already, with {status.hosts_wanted} hosts: `eventray scale` changes that")
     if json:
@@ -47,12 +49,15 @@ def up(
                 "joined": found.joined,
                 "hosts": status.hosts_wanted,
                 "nodes": len(status.nodes),
+                "metrics": status.metrics,
             }
         )
         return
     did = "joined" if found.joined else "began"
     ray = f"Ray at {found.address}" + (", begun here" if found.ray_begun else "")
     print(f"{did} the runtime on {shown_url(store)}: hosts: {status.hosts_wanted}, nodes: {len(status.nodes)}; {ray}")
+    if status.metrics:
+        print(f"metrics: {status.metrics}/metrics")
 
 
 def down(store: Store, address: Address = None, force: Force = False, json: Json = False) -> None:

@@ -114,6 +114,8 @@ def as_json(overview: Overview) -> dict[str, Any]:
             "nodes": [node._asdict() for node in runtime.nodes],
             "hosts": [_process_json(each) for each in runtime.hosts],
             "projection_hosts": [_process_json(each) for each in runtime.projection_hosts],
+            "metrics": runtime.metrics,
+            "exporter": None if runtime.exporter is None else _process_json(runtime.exporter),
             "moving": [each._asdict() for each in runtime.moving],
             "moved": runtime.moved,
         }
@@ -173,7 +175,16 @@ def _headline(overview: Overview) -> str:
         return f"{overview.store}: {overview.unreached}{held}"
     stays = "it stays" if runtime.detached else "it ends with the program that opened it"
     settled = "" if runtime.settled else f"; not settled: {len(runtime.moving)} shards move"
-    return f"{overview.store}: a runtime of {runtime.hosts_wanted} hosts, {stays}{settled}"
+    return f"{overview.store}: a runtime of {runtime.hosts_wanted} hosts, {stays}{settled}{_metrics(runtime)}"
+
+
+def _metrics(runtime: RuntimeStatus) -> str:
+    """Say where its metrics are, or why they are nowhere."""
+    if runtime.metrics:
+        return f"\nmetrics: {runtime.metrics}/metrics"
+    if runtime.exporter is None:
+        return ""
+    return f"\nmetrics: not served: {runtime.exporter.failure or 'the exporter is starting'}"
 
 
 def _node_table(runtime: RuntimeStatus) -> Table:

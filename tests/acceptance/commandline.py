@@ -39,7 +39,8 @@ class Done(NamedTuple):
 def environment(**variables: str) -> dict[str, str]:
     """The environment of a run: this one's, without settings of Eventray's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTRAY_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
+    spared = {"EVENTRAY_METRICS_EXPORTER": "false"}
+    return {**kept, **spared, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
 
 
 def eventray(directory: Path, *arguments: str, stdin: str = "", timeout_s: float = 100, **variables: str) -> Done:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -47,7 +49,7 @@ def actors_of(store_id: str) -> set[str]:
 
 
 def test_a_runtime_stays_is_joined_told_of_and_ended(tmp_path: Path, shop: str) -> None:
-    began = eventray(tmp_path, "up", "--store", shop, "--hosts", "2", "--json")
+    began = eventray(tmp_path, "up", "--store", shop, "--hosts", "2", "--json", EVENTRAY_METRICS_EXPORTER="true")
     assert began.exit_code == 0, began.err
     assert began.json["joined"] is began.json["ray_begun"] is False
     again = ours(tmp_path, "up", "--store", shop, "--json", "--hosts", "3")
@@ -59,6 +61,9 @@ def test_a_runtime_stays_is_joined_told_of_and_ended(tmp_path: Path, shop: str) 
         runtime.submit(CreateOrder(order_id="o-1", customer_id="c-1", total_amount=Decimal("7.50")))
     told = ours(tmp_path, "status", "--store", shop, "--json", "--stream", "order-o-1").json
     assert (told["running"], told["detached"], told["hosts_wanted"]) == (True, True, 2)
+    assert told["metrics"] == began.json["metrics"]
+    with urllib.request.urlopen(f"{told['metrics']}/health/ready") as answer:
+        assert json.load(answer) == {"ready": True, "why": []}
     assert [(host["state"], host["shards"]) for host in told["hosts"]] == [("serving", 32), ("serving", 32)]
     assert len(told["nodes"]) == 1
     place, shard = told["stream"], told["shards"][told["stream"]["shard"]]
@@ -70,11 +75,18 @@ def test_a_runtime_stays_is_joined_told_of_and_ended(tmp_path: Path, shop: str) 
     }
     assert [(audit["projection"], audit["differences"]) for audit in told["audits"]] == [("CustomerProjection", 0)]
     page = ours(tmp_path, "status", "--store", shop, "--stream", "customer-c-1").out
-    for words in ("a runtime of 2 hosts, it stays", "host-1-1-1", "CustomerProjection", "customer-c-1: shard", "off:"):
+    for words in (
+        "a runtime of 2 hosts, it stays",
+        "host-1-1-1",
+        "CustomerProjection",
+        "customer-c-1: shard",
+        "off:",
+        told["metrics"],
+    ):
         assert words in page
 
     store_id = began.json["store_id"]
-    assert len(actors_of(store_id)) == 4
+    assert len(actors_of(store_id)) == 5
     ended = ours(tmp_path, "down", "--store", shop, "--json").json
     assert ended == {"ended": True, "ray_ended": False}
     assert actors_of(store_id) == set()

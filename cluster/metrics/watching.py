@@ -1,0 +1,110 @@
+"""How far projections and handlers are, as SQL has it: whoever hangs can't tell, and is found by who looks.
+
+A `Watch` compares what was read, look by look. Pure, on a clock that is given. Not here: reading (`looking.py`), which
+words follow from it (`judging.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from store.records import AuditResult
+
+MARKS_MAX = 200
+"""Looks that are remembered of a subscriber that is behind; past it every second one is forgotten."""
+
+
+class Look(NamedTuple):
+    """What was read at one time."""
+
+    at_s: float
+    """On the watch's clock, before anything was read."""
+    heads: Mapping[int, int]
+    """Position of each shard's last event."""
+    seen: Mapping[str, Seen]
+    """Of each subscriber."""
+    audits: Sequence[AuditResult] = ()
+    """What the last audits came to."""
+
+
+class Seen(NamedTuple):
+    """One subscriber at one time."""
+
+    positions: Mapping[int, int]
+    """Its checkpoints by shard; none: it has never begun."""
+    oldest_at_s: float | None = None
+    """When the oldest event that it has not taken was recorded, in seconds since 1970; None: it has them all."""
+    parked: int = 0
+    oldest_parked_at_s: float | None = None
+    rebuilt: float | None = None
+    """How much of the log the build that is filled beside the live one holds, 0 to 1; None: none is."""
+    trouble: str = ""
+    """Why its checkpoints could not be read."""
+
+
+class Standing(NamedTuple):
+    """A shard whose checkpoint does not move although the log goes on."""
+
+    shard: int
+    position: int
+    head: int
+    since_s: float
+    """How long."""
+
+
+class Progress(NamedTuple):
+    """How one subscriber gets on."""
+
+    behind: int
+    """Events that it has not taken."""
+    lag_s: float
+    """How long ago the log was as far as it is now; 0: it has all that was there a look ago."""
+    position: int
+    """Events that it has taken, of all shards."""
+    standing: Standing | None
+    """The shard that has stood for longest."""
+
+
+class Watch:
+    """One subscriber's looks."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, Mapping[int, int]]] = []
+        """When the heads were where; those that it has not reached yet, the oldest first."""
+        self._reached_s: float | None = None
+        """When the log was as far as it was at the last look."""
+        self._heads: Mapping[int, int] = {}
+        self._positions: Mapping[int, int] = {}
+        self._since_s: dict[int, float] = {}
+        """Since when each shard that is behind has stood where it is."""
+        self._last_s = 0.0
+
+    def look(self, at_s: float, heads: Mapping[int, int], positions: Mapping[int, int]) -> None:
+        """Take in where the log and the subscriber were at a time."""
+        if self._reached_s is None:
+            self._reached_s = at_s
+        self._marks.append((at_s, heads))
+        while self._marks and all(positions.get(shard, 0) >= head for shard, head in self._marks[0][1].items()):
+            self._reached_s = self._marks.pop(0)[0]
+        if len(self._marks) > MARKS_MAX:
+            del self._marks[1::2]
+        self._since_s = {
+            shard: self._since_s.get(shard, at_s) if positions.get(shard, 0) == self._positions.get(shard, 0) else at_s
+            for shard, head in heads.items()
+            if head > positions.get(shard, 0)
+        }
+        self._heads, self._positions, self._last_s = heads, positions, at_s
+
+    def progress(self, now_s: float, look_every_s: float) -> Progress:
+        """Say how it gets on now. Where there was no look for long, nothing is known to be well: its lag grows."""
+        behind = sum(max(0, head - self._positions.get(shard, 0)) for shard, head in self._heads.items())
+        reached_s = now_s if self._reached_s is None else self._reached_s
+        standing = None
+        if self._since_s:
+            shard = min(self._since_s, key=lambda shard: (self._since_s[shard], shard))
+            since_s = max(0.0, now_s - self._since_s[shard])
+            standing = Standing(shard, self._positions.get(shard, 0), self._heads[shard], since_s)
+        known = len(self._marks) <= 1 and now_s - self._last_s <= 3 * look_every_s
+        known = known and (standing is None or standing.since_s < look_every_s)
+        return Progress(behind, 0.0 if known else max(0.0, now_s - reached_s), sum(self._positions.values()), standing)
