@@ -205,15 +205,13 @@ class Sender:
             _hand_out(submission, answer)
 
     def _put_back(self, returning: dict[int, list[Submission]], hints_s: dict[int, float]) -> None:
-        """Put commands back to the front of their lanes, let these rest, and doubt the routes."""
+        """Put commands back to the front of their lanes, and let these rest."""
         now_s = self._loop.time()
         pause_s = self._limits.pause_s(1 + max(map(self._lanes.failures, returning), default=0))
         for shard, submissions in returning.items():
             rests_until_s = now_s + max(pause_s, hints_s.get(shard, 0.0))
             self._lanes.put_back(shard, submissions, rests_until_s)
             self._arm(rests_until_s)
-        if len(hints_s) < len(returning):
-            self._table.read_again()
 
     # --- calls without an answer ---
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -290,7 +290,8 @@ class TestMovedShards:
         run(work())
         assert [command.data for command in cluster.decided if command.shard == 0] == ["1", "2"]
 
-    def test_commands_that_rest_go_by_a_new_route_as_soon_as_it_is_known(self) -> None:
+    @pytest.mark.parametrize("fate", [Fate.ANSWERED, Fate.GONE_BEFORE])
+    def test_commands_that_rest_go_by_a_new_route_as_soon_as_it_is_known(self, fate: Fate) -> None:
         class Routes:
             """Tells what was, until it is told."""
 
@@ -299,24 +300,43 @@ class TestMovedShards:
             async def routes(self) -> list[Route]:
                 return [self.told]
 
-        cluster, routes = FakeCluster(1, ["a", "b"], call_s=0.001), Routes()
+        moving = False
+
+        def script() -> Iterator[Fate]:
+            while True:
+                yield fate if moving else Fate.ANSWERED
+
+        cluster, routes = FakeCluster(1, ["a", "b"], script(), call_s=0.001), Routes()
         waited_s: list[float] = []
 
         async def work() -> None:
+            nonlocal moving
             routes.told = cluster.owners[0]
             client = CommandClient(cluster, routes, 1)
             for number in range(20):
-                cluster.move(0)  # its host refuses from now on, and its new one is not told yet
+                cluster.move(0)  # its host refuses from now on, or is gone, and its new one is not told yet
+                moving = True
                 command = client.submit("key", "Note", f"{number}")
                 await asyncio.sleep(0.15)
-                routes.told, began_s = cluster.owners[0], now_s()
+                moving, routes.told, began_s = False, cluster.owners[0], now_s()
                 await command
                 waited_s.append(now_s() - began_s)
 
         run(work())
-        print("WAITED", sum(waited_s) / 20, max(waited_s))
-        assert sum(waited_s) / len(waited_s) < 0.045
+        assert sum(waited_s) / len(waited_s) < 0.06, "and not its backoff, which would be some 200 ms"
         assert len(cluster.decided) == 20
+
+    def test_once_all_is_answered_no_route_is_read_any_more(self) -> None:
+        cluster = FakeCluster(1, ["a"], [Fate.GONE_BEFORE, Fate.GONE_AFTER], call_s=0.001)
+
+        async def work() -> None:
+            await CommandClient(cluster, cluster, 1).submit("key", "Note", "1")
+            await asyncio.sleep(0.5)
+            readings = cluster.readings
+            await asyncio.sleep(60)
+            assert cluster.readings == readings
+
+        run(work())
 
     def test_routes_are_not_read_while_calls_are_answered(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"])
