@@ -230,7 +230,8 @@ class Ground:
                 title = " ".join(process.cmdline())
                 if title.startswith("ray::") and not title.startswith("ray::IDLE") and process.pid not in known:
                     found.append(f"process {process.pid} ({title})")
-        for role, wanted in ((HOST, HOSTS), (PROJECTIONS, 1), (COORDINATOR, 1)):
+        following = 1 if self.store.startswith("sqlite") else min(NODES, HOSTS)
+        for role, wanted in ((HOST, HOSTS), (PROJECTIONS, following), (COORDINATOR, 1)):
             names = [actor.name for actor in actors if actor.role == role]
             if len(names) != wanted:
                 found.append(f"{len(names)} actors of the role {role} ({', '.join(names)}), not {wanted}")
