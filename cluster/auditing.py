@@ -64,7 +64,7 @@ async def audit_projections(
     RayUnavailable, ShardLost; what differs is in the result.
     """
     url = shared_url(url)
-    projections = [application.projection(name) for name in names] or list(application.projections)
+    projections = [application.projection(name) for name in names] or list(application.read_models)
     total = ProjectionsAudit()
     with tempfile.TemporaryDirectory(prefix="eventray-audit-") as directory:
         live = LiveRows(Path(directory) / "live.db")

@@ -60,7 +60,8 @@ class Following:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._shards: frozenset[int] = frozenset()
         self._changes: dict[str, asyncio.Task[None]] = {}
-        self._audit = StandingAudit(store, read_models, projections, events, lambda: self._shards, audit)
+        audited = (*projections, *(managing.process_managers if managing else ()))
+        self._audit = StandingAudit(store, read_models, audited, events, lambda: self._shards, audit)
         self._auditing: asyncio.Task[None] | None = None
         for projection in projections:
             follower = ProjectionSubscriber(store, read_models, projection, events, limits=limits)

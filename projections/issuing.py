@@ -18,8 +18,8 @@ from actors.registry import AggregateRegistry
 from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from store.events import Event
-from store.ports import Checkpoints
-from store.records import Checkpoint, EventRecord, micros
+from store.ports import EventStore
+from store.records import IMPORTED, Checkpoint, EventRecord, micros
 
 
 class Issued(NamedTuple):
@@ -47,7 +47,7 @@ class Issued(NamedTuple):
 class Issuing:
     """What one process manager issues, of the shards that it was begun for."""
 
-    def __init__(self, process_manager: type[ProcessManager], registry: AggregateRegistry, store: Checkpoints) -> None:
+    def __init__(self, process_manager: type[ProcessManager], registry: AggregateRegistry, store: EventStore) -> None:
         self.start = process_manager.start
         self._name = process_manager.name
         self._registry = registry
@@ -57,9 +57,11 @@ class Issuing:
     async def begin(self, begin: Mapping[int, Checkpoint]) -> None:
         """Issue what follows from the events after these; from a shard's first start on it is the store that says.
 
-        It is kept with the log, so that a read model that is made anew acts on the same events. Raises
-        StoreUnavailable.
+        It is kept with the log, so that a read model that is made anew acts on the same events; never before what an
+        import has brought. Raises StoreUnavailable.
         """
+        imported = await self._store.checkpoints(IMPORTED)
+        begin = {shard: max(place, imported.get(shard, place), key=_position) for shard, place in begin.items()}
         found = await self._store.keep_checkpoints(f"{self._name}@begin", begin)
         self._begin |= {shard: checkpoint.position for shard, checkpoint in found.items()}
 
@@ -99,6 +101,10 @@ class Issuing:
         return Issued(*place, binding.partition_key(command), command.command_type, data, occurred_us, metadata)
 
 
-def issuing_of(projection: type[Projection], registry: AggregateRegistry, store: Checkpoints) -> Issuing | None:
+def _position(checkpoint: Checkpoint) -> int:
+    return checkpoint.position
+
+
+def issuing_of(projection: type[Projection], registry: AggregateRegistry, store: EventStore) -> Issuing | None:
     """Return what a projection issues; None for one that is no process manager."""
     return Issuing(projection, registry, store) if issubclass(projection, ProcessManager) else None

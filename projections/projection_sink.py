@@ -72,12 +72,11 @@ class ProjectionSink:
 
     @property
     def restored_remedy(self) -> str:
-        if self._issuing is not None:
-            return "restore the read models' backup of the same time too: in it are the commands that wait to be sent"
-        return (
+        remedy = (
             "restore the read model's backup of the same time too, or move the read model away (SQLite: its .read"
             " file): it is filled anew from the log at start"
         )
+        return remedy if self._issuing is None else f"{remedy}, and its commands are issued again, under the same ids"
 
     async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
         """Raises ReadModelVersion, ReadModelUnavailable. A read model begins where the log does."""

@@ -37,3 +37,5 @@ def test_the_example_and_the_commands_of_the_page_work(
     figures = ("name", "behind", "waiting", "acknowledged", "refused", "failed")
     assert [restocking[figure] for figure in figures] == ["Restocking", 0, 0, 1, 0, 0]
     assert query == {"item_id": "i-1", "left": 24, "due": 0}
+    page = in_process(tmp_path, *session.splitlines()[0].removeprefix("$ eventray ").split())
+    assert re.search(r"Process managers.*\n Restocking +0 +0 +0 +1 +0 +0 *\n", page.out, re.DOTALL), page.out

@@ -26,6 +26,7 @@ from projections.read_models import ReadModels
 from projections.relay import RelayLimits
 from projections.subscriber import SubscriberLimits
 from store import EventStore, open_store
+from tests.contract.killing import audited
 from tests.hosts import REGISTRY
 from tests.logs import Log, created, ordered
 
@@ -158,6 +159,7 @@ def _each_step(directory: str) -> None:
         promoted, state = asyncio.run(_found(url))
         assert promoted == dict.fromkeys(NAMES, 1), step
         assert state == OutboxState(0, 0, "", len(NAMES), 0, 0, ""), step
+        assert asyncio.run(audited(url, LoyaltyProgramme)) == [], step
         if child.exitcode == 0:
             assert step > STEPS_MIN, "it has more steps"
             return

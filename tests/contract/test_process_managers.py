@@ -37,7 +37,7 @@ from projections.subscriber import SubscriberLimits
 from store import EventrayError, EventRecord, InvalidValue, StoreRejected
 from store.identity import shard_of
 from store.memory import MemoryStore
-from store.records import micros, moment
+from store.records import IMPORTED, Checkpoint, micros, moment
 from tests.logs import EVENTS, RECORDED_AT, Log, created, ordered
 
 SHARDS = 4
@@ -425,6 +425,16 @@ async def test_one_that_begins_now_acts_on_what_comes_later_only(
         assert effects(hosts) == of_each_order(orders)
     await other.close()
     assert len(hosts.sent) == 4
+
+
+async def test_none_acts_on_what_an_import_has_brought(log: Log, read_models: ReadModels, hosts: Hosts) -> None:
+    brought = await log.write(created("c-1"), ordered("c-1", "1"))
+    await log.store.keep_checkpoints(IMPORTED, {brought[-1].shard: Checkpoint(2, brought[-1].event_id)})
+    orders = await log.write(ordered("c-1", "2"))
+    async with running(managing(log, read_models, hosts)) as subscriber:
+        await through(subscriber, log)
+    assert effects(hosts) == of_each_order(orders)
+    assert (await read_models.query(Mailing, "c-1")).row == {"id": "c-1", "orders": 2}
 
 
 async def rebuilt(log: Log, read_models: ReadModels, process_manager: type[ProcessManager]) -> None:
