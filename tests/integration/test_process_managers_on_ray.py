@@ -59,7 +59,9 @@ async def test_whatever_is_killed_each_customer_is_promoted_once(
     ray_address: str, settings: Settings, tmp_path: Path
 ) -> None:
     path, url = tmp_path / "shop.db", f"sqlite:///{tmp_path}/shop.db"
-    async with Runtime.open(url, app=application, address=ray_address, shards=8, settings=settings) as runtime:
+    async with Runtime.open(
+        url, app=application, address=ray_address, shards=8, settings=settings, projection_hosts=2
+    ) as runtime:
         coordinator: Any = ray.get_actor(COORDINATOR, namespace=namespace_of(runtime._ports.store.store_id))
         await runtime.submit_many([create(number) for number in range(CUSTOMERS)])
         for number in range(6):
@@ -71,8 +73,8 @@ async def test_whatever_is_killed_each_customer_is_promoted_once(
             await until(lambda: bool(promoted(path)))
             for pid in host_pids(path):
                 os.kill(pid, signal.SIGKILL)
-            name = await coordinator.projection_host.remote()
-            os.kill(pid_of(runtime, name), signal.SIGKILL)
+            followers: dict[str, list[int]] = await coordinator.projection_hosts.remote()
+            os.kill(pid_of(runtime, next(iter(followers))), signal.SIGKILL)
             assert not [each for each in await fifth if isinstance(each, Exception)]
         await runtime.catch_up(LoyaltyProgramme, timeout_s=60)
     assert promoted(path) == {f"c-{customer}": 1 for customer in range(CUSTOMERS)}
