@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from actors import loading
+from actors import repository as actors_repository
 from actors.customers import (
     ChangeEmail,
     CreateCustomer,
@@ -19,6 +20,7 @@ from actors.customers import (
 )
 from actors.registry import AggregateRegistry
 from actors.repository import Repository, load_aggregate
+from actors.snapshots import Snapshots
 from store import ConcurrencyError, EventStore, InvalidValue, ports, records
 from store.identity import shard_of
 from tests.contract.rows import SHARDS
@@ -68,6 +70,43 @@ async def test_many_are_got_as_one_by_one(store: EventStore, monkeypatch: pytest
             each: vars(await repository.load(Customer, each)) for each in ids
         }
         assert await repository.get_many(Customer, []) == {}
+
+
+def many_changes(count: int) -> Customer:
+    customer = new_customer()
+    for number in range(count - 1):
+        customer.change_email(ChangeEmail(customer_id="c-1", email=f"{number}@example.com"))
+    return customer
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 7])
+async def test_a_long_history_is_got_page_by_page(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(actors_repository, "PAGE_SIZE", 3)
+    async with Repository(store, REGISTRY) as repository:
+        customer = many_changes(count)
+        await repository.save(customer)
+        found = await repository.get(Customer, "c-1")
+    assert found is not None
+    assert vars(found) == vars(customer)
+
+
+@pytest.mark.parametrize("kind", ["sound", "of other code", "damaged"])
+async def test_a_snapshot_changes_nothing_of_what_is_got(store: EventStore, kind: str) -> None:
+    async with Repository(store, REGISTRY) as repository:
+        customer = many_changes(7)
+        await repository.save(customer)
+        snapshot = Snapshots().take(await repository.load(Customer, "c-1", version=5), RECORDED_AT)
+        assert snapshot is not None
+        if kind == "of other code":
+            snapshot = snapshot._replace(fingerprint="other")
+        if kind == "damaged":
+            snapshot = snapshot._replace(data=snapshot.data[:-1])
+        await store.write_snapshots([snapshot])
+        for found in (await repository.get(Customer, "c-1"), (await repository.get_many(Customer, ["c-1"]))["c-1"]):
+            assert found is not None
+            assert vars(found) == vars(customer)
 
 
 async def test_of_two_copies_the_second_is_refused_with_both_versions(store: EventStore) -> None:
