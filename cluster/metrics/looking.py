@@ -14,8 +14,8 @@ from projections.read_models import ReadModels
 from store.errors import EventrayError
 from store.ports import EventStore
 
-OLDEST_READ_MAX = 64
-"""Shards whose oldest event that a subscriber has not taken is read; the others' are seldom older."""
+OLDEST_READ_MAX = 8
+"""Shards whose oldest event that a subscriber has not taken is read: those that stand first, then those most behind."""
 
 
 class Looker:
@@ -34,6 +34,8 @@ class Looker:
         self._projections = projections
         self._handlers = handlers
         self._clock = clock
+        self._before: dict[str, Mapping[int, int]] = {}
+        """Where each subscriber was at the last look."""
 
     async def look(self) -> Look:
         """Return where all are. Raises StoreUnavailable; what is wrong with one subscriber is told of that one."""
@@ -56,7 +58,7 @@ class Looker:
             total = sum(heads.values())
             held = sum(min(head, following.get(shard, 0)) for shard, head in heads.items())
             rebuilt = held / total if total else 1.0
-        return Seen(positions, await self._oldest_at_s(positions, heads), rebuilt=rebuilt)
+        return Seen(positions, await self._oldest_at_s(projection.name, positions, heads), rebuilt=rebuilt)
 
     async def _handler(self, handler: str, heads: Mapping[int, int]) -> Seen:
         checkpoints = await self._store.checkpoints(handler)
@@ -64,17 +66,18 @@ class Looker:
         parked = await self._store.parked(handler)
         return Seen(
             positions,
-            await self._oldest_at_s(positions, heads),
+            await self._oldest_at_s(handler, positions, heads),
             parked=len(parked),
             oldest_parked_at_s=min((row.parked_at for row in parked), default=0) / 1e6 if parked else None,
         )
 
-    async def _oldest_at_s(self, positions: Mapping[int, int], heads: Mapping[int, int]) -> float | None:
-        if not positions:
-            return None
-        behind = {shard: head - positions.get(shard, 0) for shard, head in heads.items()}
-        most = sorted((shard for shard, events in behind.items() if events > 0), key=lambda shard: -behind[shard])
+    async def _oldest_at_s(
+        self, subscriber: str, positions: Mapping[int, int], heads: Mapping[int, int]
+    ) -> float | None:
+        before, self._before[subscriber] = self._before.get(subscriber, {}), positions
+        behind = {shard: head - at for shard, at in positions.items() if (head := heads.get(shard, 0)) > at}
+        order = sorted(behind, key=lambda shard: (before.get(shard) != positions[shard], -behind[shard], shard))
         found = []
-        for shard in most[:OLDEST_READ_MAX]:
-            found += [each.recorded_at for each in await self._store.read_shard(shard, positions.get(shard, 0), 1)]
+        for shard in order[:OLDEST_READ_MAX]:
+            found += [each.recorded_at for each in await self._store.read_shard(shard, positions[shard], 1)]
         return min(found) / 1e6 if found else None

@@ -36,7 +36,7 @@ from store import (
 from store.identity import shard_of
 from store.migrating import migrate, schema_version_of, upgrade
 from store.postgres_database import PostgresDatabase
-from store.records import Checkpoint
+from store.records import AuditResult, Checkpoint
 from store.schema import SCHEMA_VERSION
 from store.writing import OfflineWriter
 
@@ -127,6 +127,7 @@ async def test_each_released_schema_can_be_opened_and_read(tmp_path: Path, versi
     at_promotion = {shard: Checkpoint(3, events[2].event_id)}
     assert await store.checkpoints("reporter") == ({} if version < 3 else at_promotion)
     assert [(row.partition_key, row.position) for row in await store.parked()] == ([] if version < 4 else [("c-1", 2)])
+    assert await store.audits() == ([] if version < 5 else [AuditResult("store", 7_000_000, 4, 0)])
     async with OfflineWriter(store, "a test", registry) as writer:
         await writer.save_events("customer-c-1", [CustomerDeactivated(customer_id="c-1", reason="moved")], 3)
     assert (await store.heads())[shard] == len(events) + 1 == 5

@@ -14,7 +14,7 @@ import pytest
 
 from actors.hosting import HostHealth
 from cluster.metrics import definitions as m
-from cluster.metrics import gathering
+from cluster.metrics import gathering, looking
 from cluster.metrics.counting import pack_samples
 from cluster.metrics.gathering import STARTING, Gatherer
 from cluster.metrics.judging import Followers, Limits, State, Verdict, judged, unready
@@ -126,6 +126,23 @@ async def test_a_look_sees_what_sql_has_of_projections_handlers_and_parked_keys(
     await read_models.begin_rebuild(CustomerProjection, [0, 1])
     assert (await looker.look()).seen["CustomerProjection"].rebuilt == 0.0
     await read_models.close()
+    await store.close()
+
+
+async def test_of_many_shards_that_are_behind_the_one_that_stands_has_the_oldest_event(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(looking, "OLDEST_READ_MAX", 1)
+    store = await open_store("memory://", shards=3)
+    claims = await own(store, "h-1", [0, 1, 2])
+    records = {shard: rows(shard, f"customer-{shard}", 9) for shard in range(3)}
+    records[1] = [record._replace(recorded_at=5_000_000) for record in records[1][:2]]
+    await store.append([ShardAppend(shard, claims[shard].epoch, 0, records[shard]) for shard in range(3)])
+    await store.keep_checkpoints("mail", dict.fromkeys(range(3), Checkpoint(0, None)))
+    looker = Looker(store, ReadModels(f"sqlite:///{tmp_path}/shop.db"), [], ["mail"], time.monotonic)
+    assert (await looker.look()).seen["mail"].oldest_at_s == records[0][0].recorded_at / 1e6
+    await store.move_checkpoints("mail", [Advance(shard, 0, 2, records[shard][1].event_id) for shard in (0, 2)])
+    assert (await looker.look()).seen["mail"].oldest_at_s == 5.0
     await store.close()
 
 
