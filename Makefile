@@ -7,8 +7,9 @@ VENV := .venv
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 PROMETHEUS := $(VENV)/.prometheus
+TEST_PROGRAMS := chromium
 
-.PHONY: help demo test torture check format bench-brief clean
+.PHONY: help demo test test-programs torture check format bench-brief clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -16,8 +17,19 @@ help: ## list the targets
 demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store: eventray-demo.db)
 	@$(VENV)/bin/eventray demo
 
-test: $(DEV) $(PROMETHEUS) ## run all tests, those that need Ray beside the others
+test: $(DEV) $(PROMETHEUS) test-programs ## run all tests, those that need Ray beside the others
 	@$(VENV)/bin/python -m pytest --numprocesses 2
+
+test-programs: # what tests run besides Python, from Debian's packages; without one, the tests that need it fail and say so
+	@for program in $(TEST_PROGRAMS); do \
+		if command -v $$program > /dev/null; then continue; fi; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+			echo "installing $$program, which tests need"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$program > /dev/null || true; \
+		else \
+			echo "$$program is not on this machine, and tests need it: apt-get install $$program, as root" >&2; \
+		fi; \
+	done
 
 torture: $(DEV) ## kill, stop and restart all there is under load, then judge (SECONDS=60 SEED=any STORE="sqlite postgres")
 	@for store in $(or $(STORE),sqlite postgres); do \

@@ -28,6 +28,7 @@ from actors.wire import Call, CommandMessage, Receipt, pack_answers, unpack_call
 from actors.writer import Publish, Writer
 from store import EventrayError, EventRecord, EventStore, StoreUnavailable
 from store.identity import shard_of
+from store.logs import subject
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 log = structlog.get_logger(__name__)
@@ -144,6 +145,9 @@ class HostCore:
             if former is not None:
                 former.drop()
         self._advance(())  # what was dropped may have held others back
+        if claims:
+            epochs = sorted({claim.epoch for claim in claims.values()})
+            log.info("shards are served from now on", shards=list(claims), epochs=epochs)
         return {number: claim.epoch for number, claim in claims.items()}
 
     async def release(self, shards: Iterable[int]) -> None:
@@ -157,6 +161,7 @@ class HostCore:
         for shard in leaving:
             if self._shards.get(shard.number) is shard:
                 del self._shards[shard.number]
+        log.info("shards are released", shards=[shard.number for shard in leaving])
 
     # --- calls ---
 
@@ -254,6 +259,7 @@ class HostCore:
                 if wants.keys or wants.streams:
                     shard.loading = wants
                     lacking.append((shard, wants))
+        subject.set(None)  # each command that was decided has set it
         turn.ended_s = time.monotonic()
         self._held_back += after_a_turn
         if lacking:

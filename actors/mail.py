@@ -6,13 +6,16 @@ Plain data, one object per command and one future per call. Not here: deciding (
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from actors.commands import Command
 from actors.registry import CommandBinding
 from actors.wire import CommandMessage, Receipt
 from store import EventrayError, EventRecord
+from store.logs import command_fields
 from store.records import Snapshot
 
 Answer = Receipt | EventrayError
@@ -138,6 +141,12 @@ class Pending:
     def records_bytes(self) -> int:
         """What its events take in memory, about."""
         return sum(EVENT_FRAME_BYTES + len(record.data) + len(record.metadata) for record in self.records)
+
+    def described(self) -> dict[str, Any]:
+        """Return the fields by which log lines tell this command."""
+        metadata = json.loads(self.message.metadata or "{}")
+        about = {"stream": self.stream, "command": self.message.command_type}
+        return about | command_fields(self.message.command_id, metadata)
 
     def undo(self) -> None:
         """Forget what was decided; the log is asked for the id before it is decided again."""

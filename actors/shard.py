@@ -14,8 +14,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import structlog
+
 from actors.aggregate import Aggregate
-from actors.errors import CommandTimeout, NotOwner
+from actors.errors import CommandTimeout, DecideFailed, NotOwner
 from actors.live import LiveAggregates
 from actors.mail import Answer, Pending, Turn
 from actors.recording import receipt_of, records_of, repeated
@@ -24,7 +26,10 @@ from actors.snapshot_keeper import SnapshotKeeper
 from actors.snapshots import due
 from actors.wire import Receipt
 from store import ConcurrencyError, EventrayError, EventRecord
+from store.logs import subject
 from store.records import Claim, ShardAppend
+
+log = structlog.get_logger(__name__)
 
 CommandKey = tuple[int, str, str]
 
@@ -200,6 +205,7 @@ class Shard:
             return ConcurrencyError(pending.stream, expected, aggregate.version)
         reads = [self.live.use(stream, now_s) for stream in pending.read_streams]
         try:
+            subject.set(pending.described)
             pending.binding.decide(aggregate, pending.command, reads)
             events = aggregate.uncommitted_events
             if events:
@@ -208,6 +214,8 @@ class Shard:
                 )
         except EventrayError as error:
             self._forget_half_decided(aggregate, reads)
+            if isinstance(error, DecideFailed):
+                log.error("a command broke the code that decides it", exc_info=error)
             return error
         if not pending.records:
             return Receipt(

@@ -38,6 +38,7 @@ from store.errors import EventrayError, StoreHeld
 from store.logs import configure_logs
 from store.opening import open_store
 from store.process import machine
+from store.urls import short_name
 
 log = structlog.get_logger(__name__)
 
@@ -66,15 +67,18 @@ class RuntimePlan:
 class Coordinator:
     """One runtime's coordinator."""
 
+    _title = "Coordinator"
+
     def __init__(self, plan: RuntimePlan) -> None:
-        configure_logs(in_worker=True)
+        configure_logs(plan.settings.log_format, in_worker=True, actor=COORDINATOR)
         self._plan = plan
+        self._title = f"{self._title} · {short_name(plan.store_url)}"
         self._beginning: asyncio.Task[Coordination] | None = None
         self._counts = Counts()
         ray.get_runtime_context().current_actor.run.remote()
 
     def __repr__(self) -> str:
-        return "Coordinator"
+        return self._title  # asked for even where the plan can't be read, in order to say so
 
     async def run(self) -> None:
         """Keep the runtime running, until it is stopped. The actor itself calls this, each time that Ray makes it."""
@@ -147,7 +151,8 @@ class Coordinator:
         if plan.machine not in (None, machine()):
             raise StoreElsewhere(COORDINATOR)
         store = MeteredStore(await open_store(plan.store_url, create=False), self._counts)
-        keeper = Keeper(ray.get_runtime_context().current_actor, plan.holder, plan.namespace)
+        here = ray.get_runtime_context().current_actor
+        keeper = Keeper(here, plan.holder, plan.namespace, plan.settings.log_format, plan.settings.tracing)
         common = (keeper, plan.settings.host_cpus, plan.machine)
         hosts = RayProcesses(HostProcess, "host", *common, partial(_host_plan, plan))
         projections = RayProcesses(ProjectionHostProcess, "projections", *common, partial(_projection_plan, plan))
@@ -179,7 +184,7 @@ def _exit() -> NoReturn:
 def _host_plan(plan: RuntimePlan, name: str) -> HostPlan:
     return HostPlan(
         name=name,
-        title=f"Host {name.split('-')[1]}",
+        title=f"Host {_place_of(name)} · {short_name(plan.store_url)}",
         namespace=plan.namespace,
         store_url=plan.store_url,
         aggregates=plan.application.aggregates,
@@ -188,7 +193,12 @@ def _host_plan(plan: RuntimePlan, name: str) -> HostPlan:
     )
 
 
-def _projection_plan(plan: RuntimePlan, _name: str) -> ProjectionPlan:
+def _place_of(name: str) -> int:
+    """Return the number of the place of a process: 3 of `host-3-7-1`."""
+    return int(name.split("-")[1])
+
+
+def _projection_plan(plan: RuntimePlan, name: str) -> ProjectionPlan:
     return ProjectionPlan(
         store_url=plan.store_url,
         projections=plan.application.projections,
@@ -200,6 +210,7 @@ def _projection_plan(plan: RuntimePlan, _name: str) -> ProjectionPlan:
         aggregates=plan.application.aggregates,
         payload_size_max_bytes=plan.settings.payload_size_max_bytes,
         connect=CommandsOverRay(plan.namespace, plan.settings.client_limits()),
+        number=_place_of(name),
     )
 
 

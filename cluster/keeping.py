@@ -18,6 +18,7 @@ import structlog
 from ray.exceptions import RayError
 
 from actors.host import Host, HostPlan
+from actors.metering import HostMeter
 from actors.registry import AggregateRegistry
 from cluster.metrics.counting import merged, pack_samples
 from cluster.metrics.exporter import Exporter
@@ -25,7 +26,10 @@ from cluster.metrics.follower import FollowerCounts, follower_samples
 from cluster.metrics.host import HostCounts, host_samples
 from cluster.metrics.runtime import process_samples
 from cluster.ray_edge import COORDINATOR, reason_of
+from cluster.tracing import flush, traced_follower, traced_host
 from projections.host import ProjectionHost, ProjectionPlan
+from projections.metering import FollowerMeter
+from store.logs import LogFormat, configure_logs
 from store.process import machine
 
 log = structlog.get_logger(__name__)
@@ -42,6 +46,8 @@ class Keeper:
     holder: str
     """Whom it holds the store for: another one means another runtime."""
     namespace: str
+    log_format: LogFormat = "console"
+    tracing: bool = False
 
 
 class Whereabouts(NamedTuple):
@@ -60,6 +66,7 @@ class Kept:
     """The part of an actor that keeps it with its coordinator. Its methods run on threads of their own."""
 
     def __init__(self, keeper: Keeper, *arguments: Any) -> None:
+        configure_logs(keeper.log_format, in_worker=True, actor=own_name())
         super().__init__(*arguments)
         self._keeper = keeper
         ray.get_runtime_context().current_actor.keep.remote()
@@ -74,6 +81,7 @@ class Kept:
                 log.info("the coordinator does not answer", reason=reason_of(error))
             await asyncio.sleep(LOOK_AGAIN_S)
         log.warning("the coordinator is gone for good, and this process ends with it")
+        await self._sent()
         os._exit(0)
 
     @ray.method(concurrency_group="health")
@@ -81,6 +89,11 @@ class Kept:
         """Say where this process is, also while its event loop is blocked."""
         node = ray.get_runtime_context().get_node_id()
         return Whereabouts(self._keeper.holder, node, machine(), self._is_open())
+
+    async def _sent(self) -> None:
+        """Let the spans go that this process has made, before it ends."""
+        if self._keeper.tracing:
+            await asyncio.to_thread(flush)
 
     def _is_open(self) -> bool:
         raise NotImplementedError
@@ -97,12 +110,18 @@ def _is_there(keeper: Keeper) -> bool:
         return True
 
 
+def own_name() -> str:
+    """Return the name of the actor that this process is."""
+    return str(ray.get_runtime_context().get_actor_name())
+
+
 class HostProcess(Kept, Host):
     """A host, as a process of a runtime."""
 
     def __init__(self, keeper: Keeper, plan: HostPlan) -> None:
         self._counted = HostCounts(AggregateRegistry(plan.aggregates).bindings)
-        super().__init__(keeper, plan, self._counted)
+        meter: HostMeter = self._counted
+        super().__init__(keeper, plan, traced_host(meter, plan.name) if keeper.tracing else meter)
 
     @ray.method(concurrency_group="metrics")
     async def metrics(self) -> bytes:
@@ -111,6 +130,10 @@ class HostProcess(Kept, Host):
         if self._core is not None:
             samples.append(host_samples(self._core.health()))
         return pack_samples(merged(samples))
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self._sent()
 
     def _is_open(self) -> bool:
         return self._core is not None
@@ -121,13 +144,18 @@ class ProjectionHostProcess(Kept, ProjectionHost):
 
     def __init__(self, keeper: Keeper, plan: ProjectionPlan) -> None:
         self._counted = FollowerCounts()
-        super().__init__(keeper, plan, self._counted)
+        meter: FollowerMeter = self._counted
+        super().__init__(keeper, plan, traced_follower(meter, own_name()) if keeper.tracing else meter)
 
     @ray.method(concurrency_group="metrics")
     async def metrics(self) -> bytes:
         """Return what it has counted, packed by `pack_samples`; also while its event loop is blocked."""
         samples = [self._counted.counts.samples(), process_samples(), follower_samples(self._health())]
         return pack_samples(merged(samples))
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self._sent()
 
     def _is_open(self) -> bool:
         return self._following is not None

@@ -55,6 +55,8 @@ class Up(NamedTuple):
     """Whether this Ray was begun for it, on this machine."""
     joined: bool
     """Whether the runtime ran already."""
+    dashboard: str | None
+    """The address of Ray's dashboard; None: it has none."""
     status: RuntimeStatus
 
 
@@ -90,7 +92,8 @@ async def up(
                 raise NotDetached(shown_url(url))
             if keeper is not None:
                 await asyncio.to_thread(local_ray.remember, keeper)
-            return Up(found, keeper is not None, runtime.joined, status)
+            dashboard = await asyncio.to_thread(ray_session.dashboard_url)
+            return Up(found, keeper is not None, runtime.joined, dashboard, status)
     except BaseException:
         if keeper is not None:
             await asyncio.to_thread(local_ray.stop, keeper)

@@ -52,12 +52,13 @@ def find_or_begin(address: str | None, settings: Settings) -> tuple[str, Writer 
         ensure_token_if_auth_enabled(None, create_token_if_missing=True)
         with suppress(FileNotFoundError):
             TOKEN.chmod(0o600)  # Ray writes it for everybody to read
-        port, client_port = _free_ports(2)  # Ray ends where its defaults are taken
+        # Where its defaults are taken Ray ends, or its dashboard shows no logs.
+        port, client_port, agent_port = _free_ports(3)
         said = Path(_temp_dir(), "eventray-ray-start.log")
         said.parent.mkdir(parents=True, exist_ok=True)
         with search_path_for_workers(), said.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", *_arguments(port, client_port, settings)],
+                [sys.executable, "-m", "ray.scripts.scripts", *_arguments(port, client_port, agent_port, settings)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -92,12 +93,13 @@ def stop(keeper: Writer) -> None:
         time.sleep(PAUSE_S)
 
 
-def _arguments(port: int, client_port: int, settings: Settings) -> list[str]:
+def _arguments(port: int, client_port: int, agent_port: int, settings: Settings) -> list[str]:
     return [
         "start",
         "--head",
         f"--port={port}",
         f"--ray-client-server-port={client_port}",
+        f"--dashboard-agent-listen-port={agent_port}",
         f"--include-dashboard={str(settings.include_dashboard).lower()}",
         "--dashboard-host=127.0.0.1",
         "--disable-usage-stats",

@@ -65,7 +65,7 @@ class Base(NamedTuple):
 
     def ports(self, transport: Transport, followers: Followers, ending: AsyncExitStack) -> Ports:
         """Return what a runtime's operations need, with a client and subscriptions that close with `ending`."""
-        client = CommandClient(transport, self.store, self.store.shards, self.settings.client_limits())
+        client = self._client(transport)
         ending.push_async_callback(client.close, self.settings.close_timeout_s)
         subscriptions = Subscriptions(self.store, self.registry.events, followers.listen)
         ending.push_async_callback(subscriptions.close)
@@ -80,6 +80,15 @@ class Base(NamedTuple):
             subscriptions,
         )
 
+    def _client(self, transport: Transport) -> CommandClient:
+        arguments = (transport, self.store, self.store.shards, self.settings.client_limits())
+        if not self.settings.tracing:
+            return CommandClient(*arguments)
+        from cluster.tracing.client import TracedClient  # here, so that nobody else waits for its import
+        from cluster.tracing.providing import process_tracer
+
+        return TracedClient(process_tracer(), *arguments)
+
 
 async def open_base(
     url: str,
@@ -91,8 +100,8 @@ async def open_base(
     ending: AsyncExitStack,
 ) -> Base:
     """Open the stores that a runtime stands on, to be closed by `ending`. Raises what `Runtime.open` says of them."""
-    configure_logs()
     settings = settings or read_settings()
+    configure_logs(settings.log_format)
     application = application_of(app)
     registry = AggregateRegistry(application.aggregates, settings.payload_size_max_bytes)
     read_models = ReadModels(url)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._private.services import find_bootstrap_address, find_gcs_addresses
+from ray._private.services import find_bootstrap_address, find_gcs_addresses, get_webui_url_from_internal_kv
 from ray.exceptions import RayError
 
 from cluster.ray_probe import RayUnavailable, check_cluster
@@ -61,6 +61,12 @@ def disconnect() -> None:
         _users -= 1
         if not _users:
             ray.shutdown()
+
+
+def dashboard_url() -> str | None:
+    """Return where the dashboard of the Ray that this process is connected to is; None: it has none. Blocks."""
+    address: str | None = get_webui_url_from_internal_kv()  # type: ignore[no-untyped-call]
+    return f"http://{address}" if address else None
 
 
 def known_address(address: str | None) -> str | None:

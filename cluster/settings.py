@@ -16,6 +16,7 @@ from cluster.limits import ClientLimits
 from projections.environment import read_environment
 from projections.sampling import SampleLimits
 from store.errors import InvalidValue
+from store.logs import LogFormat
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 Seconds = Annotated[float, Field(ge=0.01, le=3600)]
@@ -36,6 +37,14 @@ class Settings(BaseSettings):
     """How long a runtime may take to open, and a new host to start."""
     close_timeout_s: Seconds = 10.0
     """How long what is under way may take when a runtime closes."""
+
+    # --- logs ---
+    log_format: LogFormat = "console"
+    """How the log lines of all processes of the runtime look: `console` for people, `json` one object a line."""
+
+    # --- traces ---
+    tracing: bool = False
+    """Whether commands are traced by OpenTelemetry (`eventray[tracing]`), as its own OTEL_ variables say."""
 
     # --- the coordinator ---
     beat_interval_s: float = Field(default=1.0, ge=0.01, le=1.5)

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from actors.hosting import HostCore, HostHealth
+from actors.metering import HostMeter, Unmetered
 from actors.registry import AggregateRegistry
 from actors.writer import Publish
 from cluster.application import Application
@@ -22,11 +23,14 @@ from cluster.relaying import HostCommands
 from cluster.settings import Settings
 from cluster.spreading import Node
 from cluster.supervision import ProcessLost
+from cluster.tracing import traced_follower, traced_host
 from cluster.transport import HostGone
+from projections import metering
 from projections.errors import NotFollowed
 from projections.following import Following
 from projections.listening import Listeners
 from projections.managing import Managing
+from projections.metering import FollowerMeter
 from store.identity import uuid7
 from store.ports import EventStore
 from store.records import EventRecord
@@ -104,7 +108,8 @@ class LocalHosts:
 
     async def start(self, name: str, node: str | None) -> None:
         limits = self._settings.host_limits()
-        core = HostCore(name, self._store, self._registry, limits, self.publish)
+        meter: HostMeter = traced_host(Unmetered(), name) if self._settings.tracing else Unmetered()
+        core = HostCore(name, meter.around(self._store), self._registry, limits, self.publish, meter.answered)
         core.start()
         self._cores[name] = core
 
@@ -181,7 +186,17 @@ class LocalFollowers:
         commands = HostCommands(self._hosts, store, store.shards, base.settings.client_limits())
         managing = Managing(application.process_managers, base.registry, commands)
         derived = (application.projections, application.make_handlers(), base.registry.events)
-        self._following[name] = Following(store, base.read_models, *derived, managing=managing)
+        meter: FollowerMeter = (
+            traced_follower(metering.Unmetered(), name) if base.settings.tracing else metering.Unmetered()
+        )
+        self._following[name] = Following(
+            store,
+            base.read_models,
+            *derived,
+            around_sink=meter.around_sink,
+            managing=managing,
+            around_call=meter.around_call,
+        )
         self._commands[name] = commands
 
     async def open(self, name: str) -> str:

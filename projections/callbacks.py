@@ -21,6 +21,7 @@ from projections.sink import Taken
 from store.codec import EventRegistry
 from store.errors import EventrayError, InvalidValue
 from store.events import Event
+from store.logs import described
 from store.ports import Checkpoints
 from store.records import Advance, Checkpoint, EventRecord
 
@@ -122,7 +123,7 @@ class CallbackSink:
 
     def _failure(self, record: EventRecord, error: Exception) -> DeliveryFailed:
         reason = f"{type(error).__name__}: {error}"
-        log.warning("a subscriber failed at an event", subscriber=self.name, stream=record.stream, reason=reason)
+        log.warning("a subscriber failed at an event", subscriber=self.name, reason=reason, **described(record))
         return DeliveryFailed(self.name, record.stream, record.version, record.type, reason)
 
     async def _keep(self, advances: Sequence[Advance]) -> dict[int, int]:

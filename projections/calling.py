@@ -7,6 +7,7 @@ never returns, holds up nothing but itself; after its time it is given up. Not h
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
@@ -53,8 +54,9 @@ class Caller:
             await self._call_async(function(*arguments))
         else:
             future: Future[None] = Future()
+            context = contextvars.copy_context()
             work = threading.Thread(
-                target=_run, args=(future, function, arguments), name=f"eventray {self._name}", daemon=True
+                target=context.run, args=(_run, future, function, arguments), name=f"eventray {self._name}", daemon=True
             )
             work.start()
             if not await self._ended(future, self._timeout_s):

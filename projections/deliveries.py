@@ -6,7 +6,10 @@ Not here: when an event is tried again (`handler_sink.py`), threads and timeouts
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from projections.calling import Caller, Stopping
@@ -14,11 +17,21 @@ from projections.errors import CallInterrupted, HandlerStuck, RetryLater, Undeli
 from projections.event_methods import by_stored_name
 from projections.handler import Handler
 from store.codec import EventRegistry
+from store.logs import described, subject
 from store.records import EventRecord
 
 ERROR_SIZE_MAX = 2_000
 TRACEBACK_SIZE_MAX = 8_000
 """Of its end, which says what happened."""
+
+
+AroundCall = Callable[[str, EventRecord], AbstractContextManager[None]]
+"""Makes what is entered while a handler of that name works on an event; it hears of what the handler raises."""
+
+
+def nothing_around(_handler: str, _record: EventRecord) -> AbstractContextManager[None]:
+    """Where nobody measures."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -36,9 +49,10 @@ class Failure:
 class Deliveries:
     """What one handler is given."""
 
-    def __init__(self, handler: Handler, events: EventRegistry) -> None:
+    def __init__(self, handler: Handler, events: EventRegistry, around_call: AroundCall = nothing_around) -> None:
         """Raises InvalidValue where a method of the handler is none for its type."""
         self._handler = handler
+        self._around_call = around_call
         self._events, self._methods = by_stored_name(events, type(handler).event_methods())
         self._caller = Caller(handler.name, handler.policy.timeout_s, handler.policy.stuck_max)
         self.handled = 0
@@ -61,14 +75,18 @@ class Deliveries:
         Raises HandlerStuck where nothing can be called now, CallInterrupted where another call is to blame, and
         Stopping once `stop` was called: nobody knows then.
         """
+        token = subject.set(partial(described, record))
         try:
             event = self._events.decode(record)
-            await self._caller.call(self._methods[record.type].function, self._handler, event)
+            with self._around_call(self._handler.name, record):
+                await self._caller.call(self._methods[record.type].function, self._handler, event)
         except (CallInterrupted, HandlerStuck, Stopping):
             raise
         except Exception as error:  # noqa: BLE001 - whatever the user's method raises
             self.failed += 1
             return failure_of(error)
+        finally:
+            subject.reset(token)
         self.handled += 1
         return None
 

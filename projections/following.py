@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import structlog
 
+from projections.deliveries import AroundCall, nothing_around
 from projections.errors import NotFollowed
 from projections.handler import Handler
 from projections.handler_sink import HandlerSink, HandlerState
@@ -47,8 +48,10 @@ class Following:
         around_sink: Callable[[Sink], Sink] | None = None,
         audit: SampleLimits | None = None,
         managing: Managing | None = None,
+        around_call: AroundCall = nothing_around,
     ) -> None:
-        """`managing`: the process managers. `around_sink` may put something around each sink.
+        """`managing`: the process managers. `around_sink` may put something around each sink, `around_call` around each
+        call of a handler.
 
         Raises InvalidValue where a method of one is none for its type.
         """
@@ -72,7 +75,7 @@ class Following:
             if handler.name in self._off:
                 log.info("a handler is off", handler=handler.name, reason=self._off[handler.name])
                 continue
-            self._sinks[handler.name] = handler_sink = HandlerSink(store, handler, events)
+            self._sinks[handler.name] = handler_sink = HandlerSink(store, handler, events, around_call=around_call)
             self._subscribers[handler.name] = Subscriber(
                 store, handler_sink, start=handler.start, limits=handler_limits
             )
@@ -101,6 +104,7 @@ class Following:
             await asyncio.wait(changes)
         for change in changes:
             change.result()
+        log.info("shards are followed from now on", shards=sorted(self._shards), subscribers=list(self._subscribers))
         if self._auditing is None:
             self._auditing = asyncio.create_task(self._audit.run(), name="the standing audit")
             self._auditing.add_done_callback(_log_end)

@@ -17,13 +17,14 @@ from typing import NamedTuple
 import structlog
 
 from projections.calling import Stopping
-from projections.deliveries import Deliveries, Failure
+from projections.deliveries import AroundCall, Deliveries, Failure, nothing_around
 from projections.draining import drain
 from projections.errors import CallInterrupted, DeliveryFailed, HandlerStuck, TooManyParked
 from projections.handler import Handler
 from projections.sink import Taken
 from store.codec import EventRegistry
 from store.errors import EventrayError
+from store.logs import described
 from store.ports import EventStore
 from store.records import IMPORTED, Advance, Checkpoint, EventRecord, ParkedKey, micros
 
@@ -72,14 +73,19 @@ class HandlerSink:
     """One handler's sink; see `Sink`."""
 
     def __init__(
-        self, store: EventStore, handler: Handler, events: EventRegistry, clock: Callable[[], float] = time.monotonic
+        self,
+        store: EventStore,
+        handler: Handler,
+        events: EventRegistry,
+        clock: Callable[[], float] = time.monotonic,
+        around_call: AroundCall = nothing_around,
     ) -> None:
         """Raises InvalidValue where a method of the handler is none for its type."""
         self.name = self.subscriber = handler.name
         self.restored_remedy = f"run `eventray replay --handler {handler.name} --from now`: it goes on with what is new"
         self._store, self._clock = store, clock
         self._policy = handler.policy
-        self._deliveries = Deliveries(handler, events)
+        self._deliveries = Deliveries(handler, events, around_call)
         self._positions: dict[int, int] = {}
         self._parked: set[str] = set()
         """Keys of the shards followed here."""
@@ -189,7 +195,7 @@ class HandlerSink:
         event_id, attempts = self._attempts.get(record.shard, (b"", 0))
         attempts = attempts + 1 if event_id == record.event_id else 1
         self._attempts[record.shard] = record.event_id, attempts
-        about = {"handler": self.name, "stream": record.stream, "version": record.version, "attempts": attempts}
+        about = {"handler": self.name, "attempts": attempts, **described(record)}
         what = (record.stream, record.version, record.type, failure.error)
         if attempts < self._policy.attempts_max and not failure.final:
             log.info("a handler failed at an event; it is tried again", reason=failure.error, **about)

@@ -39,6 +39,7 @@ from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
 from store.records import EventRecord
+from store.urls import short_name
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 log = structlog.get_logger(__name__)
@@ -79,12 +80,14 @@ class ProjectionPlan:
     """Of one command's JSON."""
     connect: Connect | None = None
     """How the process managers' commands are sent; None: there are none."""
+    number: int = 1
+    """Of its place among the projection hosts; for its title only."""
 
     @property
     def title(self) -> str:
         """For people."""
         names = ", ".join(projection.name for projection in (*self.projections, *self.process_managers))
-        return f"Projections · {names}"
+        return f"Projections {self.number} · {names} · {short_name(self.store_url)}"
 
 
 class ProjectionHealth(NamedTuple):
@@ -124,9 +127,10 @@ class ProjectionHost:
         plan = self._plan
         store = self._meter.around(await open_store(plan.store_url, create=False))
         read_models, events = ReadModels(plan.store_url), EventRegistry(plan.events)
-        derived, around = (plan.projections, plan.handlers, events), self._meter.around_sink
-        managing = self._managing(store)
-        following = Following(store, read_models, *derived, plan.limits, around, plan.audit, managing)
+        derived, managing, meter = (plan.projections, plan.handlers, events), self._managing(store), self._meter
+        following = Following(
+            store, read_models, *derived, plan.limits, meter.around_sink, plan.audit, managing, meter.around_call
+        )
         self._store, self._read_models, self._following = store, read_models, following
         gc.set_threshold(*GC_THRESHOLDS)
 

@@ -5,10 +5,12 @@ Not here: what is counted (`cluster/metrics/`).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from projections.sink import Sink
 from store.ports import EventStore
+from store.records import EventRecord
 
 
 class FollowerMeter(Protocol):
@@ -20,6 +22,10 @@ class FollowerMeter(Protocol):
 
     def around_sink(self, sink: Sink) -> Sink:
         """Return a sink that hands all calls on to this one, and measures them."""
+        ...
+
+    def around_call(self, handler: str, record: EventRecord) -> AbstractContextManager[None]:
+        """Return what is to be entered while a handler works on an event; it hears of what the handler raises."""
         ...
 
     def pushed(self, events: int) -> None:
@@ -35,6 +41,9 @@ class Unmetered:
 
     def around_sink(self, sink: Sink) -> Sink:
         return sink
+
+    def around_call(self, handler: str, record: EventRecord) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def pushed(self, events: int) -> None:
         return

@@ -23,6 +23,7 @@ from projections.subscriber import Start, Subscriber, SubscriberLimits
 from projections.tables import Build
 from store.codec import EventRegistry
 from store.errors import EventrayError
+from store.logs import described
 from store.ports import EventReader
 from store.records import Advance, Checkpoint, EventRecord
 
@@ -185,6 +186,13 @@ class ProjectionSink:
         return _together([earlier, await self._up_to_the_first_that_fails(records[middle:])])
 
     def _failed(self, record: EventRecord, error: EventrayError) -> EventrayError:
+        reason = str(error)
+        log.error(
+            "a projection can't apply an event; its shard waits",
+            build=self.subscriber,
+            reason=reason,
+            **described(record),
+        )
         if isinstance(error, ProjectionFailed):
             return error
         return ProjectionFailed(self._projection.name, record.stream, record.version, record.type, str(error))

@@ -46,6 +46,12 @@ def shown_url(url: str) -> str:
     return SECRET_OPTION.sub(r"\1***", PASSWORD.sub(r"\1:***@", url))
 
 
+def short_name(url: str) -> str:
+    """Return what people call a store: the name of its file, of its database, or of its schema there."""
+    schema = re.search(r"[?&]search_path=([^&]+)", url)
+    return schema[1] if schema else Path(parsed_url(url).path).name
+
+
 def shared_url(url: str) -> str:
     """Return the URL as other processes of this machine can use it: with an absolute path.
 

@@ -38,6 +38,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, default=_plain))
 
 
+def dashboard_line(url: str) -> str:
+    """Return how Ray's dashboard is told of."""
+    return f"Ray's dashboard: {url}/#/actors (where it asks for a token: `ray get-auth-token` prints it)"
+
+
 def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
@@ -68,6 +73,10 @@ class ProgressWatcher:
                 self._progress.remove_task(task.id)
         bar = self._progress.add_task(name, total=total)
         return lambda more: self._progress.advance(bar, more)
+
+    def end(self) -> None:
+        """Show no bars any more."""
+        self._progress.stop()
 
 
 @contextmanager

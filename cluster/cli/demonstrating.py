@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.cli.console import complain, print_json, progress_bars
+from cluster.cli.console import complain, dashboard_line, print_json, progress_bars
 from cluster.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Json, Store, run
 from cluster.demo.purchases import read_purchases
 
@@ -20,8 +20,14 @@ Customers = Annotated[
     int | None, typer.Option("--customers", min=1, help="Only the first so many customers of the input.")
 ]
 
+Dashboard = Annotated[
+    bool, typer.Option("--dashboard", help="Start Ray with its dashboard, and stay until Ctrl-C, to look around.")
+]
 
-def demo(store: Store = DEMO_STORE, customers: Customers = None, json: Json = False) -> None:
+
+def demo(
+    store: Store = DEMO_STORE, customers: Customers = None, dashboard: Dashboard = False, json: Json = False
+) -> None:
     """Drive the purchases of a CD shop's 2,357 customers through customer actors, and check what came out.
 
     Each customer is compared with the input in the read model and in a fold of the log; any difference makes the exit
@@ -29,19 +35,35 @@ def demo(store: Store = DEMO_STORE, customers: Customers = None, json: Json = Fa
     run does the rest.
     """
     from cluster.demo import page  # here, so that the reading verbs needn't wait for Ray's import
-    from cluster.demo.driver import run_demo
+    from cluster.demo.driver import DemoReport, run_demo, run_with_dashboard
+
+    def shown(report: DemoReport) -> None:
+        watcher.end()
+        if json:
+            print_json(page.as_json(report))
+        elif report.complete:
+            page.show(report, Console(), _program())
+        if dashboard and report.complete:
+            complain("\nThe runtime stays until Ctrl-C.")
 
     with progress_bars() as watcher:
-        report = run(run_demo(store, read_purchases(customers), watcher))
-    if json:
-        print_json(page.as_json(report))
-    elif report.complete:
-        page.show(report, Console(), _program())
+        if dashboard:
+            report = run(run_with_dashboard(store, read_purchases(customers), watcher, _tell, shown))
+        else:
+            report = run(run_demo(store, read_purchases(customers), watcher))
+            shown(report)
     if not report.complete:
         complain(f"eventray: stopped after {report.tally.submitted:,} commands; the next run does the rest")
         raise typer.Exit(EXIT_INTERRUPTED)
     if not report.succeeded:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _tell(dashboard: str | None) -> None:
+    if dashboard is None:
+        complain("eventray: the Ray that runs here has no dashboard: RAY_ADDRESS=local starts one that has")
+    else:
+        complain(dashboard_line(dashboard))
 
 
 def _program() -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import complain, print_json, progress_bars
+from cluster.cli.console import complain, dashboard_line, print_json, progress_bars
 from cluster.cli.options import Address, App, Json, Shards, Store, run
 from store.urls import shown_url
 
@@ -47,6 +47,7 @@ def up(
                 "address": found.address,
                 "ray_begun": found.ray_begun,
                 "joined": found.joined,
+                "dashboard": found.dashboard,
                 "hosts": status.hosts_wanted,
                 "nodes": len(status.nodes),
                 "metrics": status.metrics,
@@ -58,6 +59,8 @@ def up(
     print(f"{did} the runtime on {shown_url(store)}: hosts: {status.hosts_wanted}, nodes: {len(status.nodes)}; {ray}")
     if status.metrics:
         print(f"metrics: {status.metrics}/metrics")
+    if found.dashboard is not None:
+        print(dashboard_line(found.dashboard))
 
 
 def down(store: Store, address: Address = None, force: Force = False, json: Json = False) -> None:

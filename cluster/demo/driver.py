@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
 from actors.wire import Receipt
+from cluster import ray_session
 from cluster.demo import shop
 from cluster.demo.checking import differences, fold_log
 from cluster.demo.purchases import CustomerFacts, Purchase, Step, expected, steps
 from cluster.driving import Outcome, drive
 from cluster.lag import Lag, catch_up
 from cluster.runtime import Runtime
+from cluster.settings import read_settings
 from cluster.tally import Tally
 from projections.customers import CustomerProjection, LoyaltyProgramme
 from projections.outbox import Outbox
@@ -96,6 +99,28 @@ async def run_demo(url: str, purchases: Iterable[Purchase], watcher: Watcher) ->
         await reader.close()
     report.differences = differences(facts, rows, fold)
     _sum_up([row for row in rows.values() if row is not None], report)
+    return report
+
+
+async def run_with_dashboard(
+    url: str,
+    purchases: Iterable[Purchase],
+    watcher: Watcher,
+    told: Callable[[str | None], None],
+    shown: Callable[[DemoReport], None],
+) -> DemoReport:
+    """Run the demo beside Ray's dashboard, and stay until cancelled (Ctrl-C), so that one can look around.
+
+    `told` hears where the dashboard is (None: the Ray that was joined has none), `shown` what came out.
+    """
+    watcher.phase("Starting Ray with its dashboard", None)
+    async with Runtime.open(url, app=shop, settings=read_settings(include_dashboard=True)):
+        told(await asyncio.to_thread(ray_session.dashboard_url))
+        report = await run_demo(url, purchases, watcher)
+        shown(report)
+        if report.complete:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
     return report
 
 

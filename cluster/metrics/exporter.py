@@ -29,7 +29,7 @@ from projections.projection import Projection
 from projections.read_models import ReadModels
 from store.logs import configure_logs
 from store.opening import open_store
-from store.urls import shown_url
+from store.urls import short_name, shown_url
 
 log = structlog.get_logger(__name__)
 
@@ -56,14 +56,17 @@ class ExporterPlan:
 class Exporter:
     """Serves a runtime's metrics."""
 
+    _title = "Exporter"
+
     def __init__(self, plan: ExporterPlan) -> None:
         configure_logs(in_worker=True)
         self._plan = plan
+        self._title = f"{self._title} · {short_name(plan.store_url)}"
         self._ending = AsyncExitStack()
         self._url: str | None = None
 
     def __repr__(self) -> str:
-        return "Exporter"
+        return self._title  # asked for even where the plan can't be read, in order to say so
 
     async def open(self) -> None:
         """Begin to serve. Raises MetricsPortTaken, MetricsAddressUnusable, and the store's errors."""

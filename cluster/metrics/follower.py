@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from cluster.metrics.counting import Counts, Samples
 from cluster.metrics.definitions import (
@@ -46,6 +47,9 @@ class FollowerCounts:
 
     def around_sink(self, sink: Sink) -> Sink:
         return MeteredSink(sink, self.counts)
+
+    def around_call(self, handler: str, record: EventRecord) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def pushed(self, events: int) -> None:
         self.counts.add(PUSHES)

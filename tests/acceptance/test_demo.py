@@ -1,5 +1,6 @@
 """The demo, run as its users run it."""
 
+import json
 import shutil
 import signal
 import sqlite3
@@ -120,3 +121,26 @@ def has_events(store: Path) -> bool:
         return False
     finally:
         connection.close()
+
+
+def test_a_demo_beside_a_dashboard_stays_until_ctrl_c(after_a_run: Path) -> None:
+    running = subprocess.Popen(
+        [*EVENTRAY, "demo", "--customers", str(CUSTOMERS), "--dashboard", "--json"],
+        cwd=after_a_run,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    said = []
+    for line in running.stderr:
+        said.append(line)
+        if "stays until Ctrl-C" in line:
+            break
+    assert said[0].startswith(
+        "eventray: the Ray that runs here has no dashboard: RAY_ADDRESS=local starts one that has"
+    )
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=60)
+    assert (running.returncode, json.loads(out)["matches_input"]) == (0, True)

@@ -30,7 +30,7 @@ URL = f"postgresql://ada:{PASSWORD}@db.example/shop?sslpassword={PASSWORD}"
 BREAKS = f"""
 import structlog
 from store.logs import configure_logs
-configure_logs(in_worker=WORKER)
+configure_logs(FORMAT, in_worker=WORKER)
 def fail(url):
     raise ValueError("broken")
 try:
@@ -40,9 +40,10 @@ except ValueError as error:
 """
 
 
+@pytest.mark.parametrize("log_format", ["console", "json"])
 @pytest.mark.parametrize("in_worker", [True, False])
-def test_a_traceback_in_a_log_shows_no_variables(in_worker: bool) -> None:
-    script = BREAKS.replace("WORKER", str(in_worker))
+def test_a_traceback_in_a_log_shows_no_variables(in_worker: bool, log_format: str) -> None:
+    script = BREAKS.replace("WORKER", str(in_worker)).replace("FORMAT", repr(log_format))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     said = done.stdout + done.stderr
     assert "ValueError: broken" in said
