@@ -173,7 +173,9 @@ class ProtocolModel:
             states = (states.get(snapshot.stream, NOTHING) for states in self.states)
             state = next((state for state in states if state.version == snapshot.version), None)
             assert state is not None, f"a snapshot of a version that is not in the log: {snapshot}"
-            assert remembered(snapshot) == state, f"{snapshot} is not what the events come to: {state}"
+            assert remembered(snapshot.stream, snapshot.data) == state, (
+                f"{snapshot} is not what the events come to: {state}"
+            )
             self.snapshots[snapshot.stream] = max(snapshot.version, self.snapshots.get(snapshot.stream, 0))
 
     # --- commands ---

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from store.records import Snapshot
-
 
 class Wish(NamedTuple):
     """A command: its type's name and its fields."""
@@ -89,11 +87,11 @@ def folded(state: StreamState, kind: str, key: str, fields: Mapping[str, str]) -
     raise AssertionError(f"an event of an unknown type: {kind}")
 
 
-def remembered(snapshot: Snapshot) -> StreamState:
-    """Return what a snapshot says of its stream. An order's state is of no matter to any command."""
-    content = json.loads(snapshot.data)
+def remembered(stream: str, data: str) -> StreamState:
+    """Return what a snapshot's data says of its stream. An order's state is of no matter to any command."""
+    content = json.loads(data)
     state = StreamState(content["version"], content["partition_key"])
-    if not snapshot.stream.startswith("customer-"):
+    if not stream.startswith("customer-"):
         return state
     customer = content["state"]
     return state._replace(email=customer["email"], vip=customer["type"] == "Vip", active=customer["status"] == "Active")

@@ -25,6 +25,7 @@ from actors.customers import Customer, CustomerCreated, CustomerPromoted, Order
 from cluster import Application
 from projections import Handler
 from projections.customers import CustomerProjection
+from projections.customers.loyalty import LoyaltyProgramme
 from store import Event, OutcomeUnknown, postgres
 from store.postgres import PostgresStore
 from store.records import EventRecord, ShardAppend
@@ -70,8 +71,17 @@ def mails(directory: Path) -> Path:
     return directory / "mails.jsonl"
 
 
-handlers = [Mail] if FAULTS in os.environ else []
-app = Application(aggregates=[Customer, Order, Probe], projections=[CustomerProjection], handlers=handlers)
+def application(acting: bool) -> Application:
+    """The shop; where it acts, it also sends mails, and promotes who has spent enough."""
+    return Application(
+        [Customer, Order, Probe],
+        [CustomerProjection],
+        handlers=[Mail] if acting else [],
+        process_managers=[LoyaltyProgramme] if acting else [],
+    )
+
+
+app = application(acting=FAULTS in os.environ)
 
 _commit = SqliteStore._commit
 

@@ -355,6 +355,23 @@ def check_mails(evidence: Evidence, _history: History) -> Findings:
         yield _mismatch(f"a mail was sent of event {event_id.hex()}, which is not in the log")
 
 
+# --- process managers ---
+
+
+def check_promotions(evidence: Evidence, history: History) -> Findings:
+    """Whoever has spent enough is a VIP, by the process manager where nobody else had seen to it, and not before."""
+    if evidence.mails is None:
+        return
+    for order, sending in history.issued:
+        where = f"shard {order.shard} position {order.position}"
+        rows = history.rows_of.get((sending.command_id, sending.wish.stream), [])
+        state = history.state(sending.wish.stream, history.heads[order.shard])
+        if not rows and state.active and not state.vip:
+            yield Finding(Kind.LOST, f"{where}: with this order {order.key} has spent enough, and was not promoted")
+        if rows and rows[0].position < order.position:
+            yield _mismatch(f"{where}: {order.key} was promoted for this order before it was there")
+
+
 CHECKS = (
     check_shape,
     check_once,
@@ -366,6 +383,7 @@ CHECKS = (
     check_order_of_submission,
     check_read_model,
     check_mails,
+    check_promotions,
 )
 
 

@@ -29,6 +29,7 @@ from actors.commands import Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, DeactivateCustomer, PromoteToVip
 from actors.wire import Receipt
 from cluster import Runtime
+from cluster.operations import Operations
 from cluster.settings import Settings
 from projections.customers import CustomerProjection
 from projections.errors import ConsistencyTimeout
@@ -78,7 +79,7 @@ class DriverPlan:
 class Driver:
     """The workers of one process."""
 
-    def __init__(self, plan: DriverPlan, runtime: Runtime, journal: Journal) -> None:
+    def __init__(self, plan: DriverPlan, runtime: Operations, journal: Journal) -> None:
         self._plan = plan
         self._runtime = runtime
         self._journal = journal

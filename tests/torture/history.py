@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from itertools import accumulate
 from typing import Any
+from uuid import UUID
 
 from tests.contract.shop_rules import NOTHING, StreamState, Wish, folded
 from tests.torture.evidence import Evidence, Row, Sending
 
+VIP_SPENT_MIN = Decimal(500)
+PROMOTED_FOR = "ordered for 500 dollars or more"
 Caused = tuple[str, str]
 """What a command may do once: its id, and the stream."""
 
@@ -28,6 +31,8 @@ class History:
         self.sendings_of: dict[Caused, list[Sending]] = defaultdict(list)
         self.heads: dict[int, int] = defaultdict(int)
         """The last position that is there, by shard."""
+        self.issued: list[tuple[Row, Sending]] = []
+        """What the process manager had to send, and the order that it follows from."""
         self._states: dict[str, tuple[list[int], list[StreamState]]] = {}
         self._customers: dict[str, tuple[list[int], list[dict[str, Any]]]] = {}
         for sending in evidence.sendings:
@@ -37,6 +42,9 @@ class History:
             self.heads[row.shard] = max(self.heads[row.shard], row.position)
             self._add_state(row)
             self._add_customer(row)
+        if evidence.mails is not None:
+            for _, sending in self.issued:
+                self.sendings_of[sending.command_id, sending.wish.stream].append(sending)
         self._known = _known(evidence)
         self._later = self._first_sendings(evidence)
 
@@ -121,8 +129,11 @@ class History:
                 after = {**before, "status": "Deactivated"}
             case _:
                 orders = before.get("total_orders", 0) + 1
-                spent = before.get("total_spent", Decimal(0)) + Decimal(row.fields["total_amount"])
+                spent_before = before.get("total_spent", Decimal(0))
+                spent = spent_before + Decimal(row.fields["total_amount"])
                 after = {**before, "total_orders": orders, "total_spent": spent}
+                if spent_before < VIP_SPENT_MIN <= spent:
+                    self.issued.append((row, _issued(row)))
         positions.append(row.position)
         rows.append(after)
 
@@ -138,6 +149,13 @@ class History:
             lowest = list(accumulate((position for _, position in reversed(pairs)), min))[::-1]
             found[shard] = ([moment_s for moment_s, _ in pairs], lowest)
         return found
+
+
+def _issued(row: Row) -> Sending:
+    """The promotion that follows from an order; nobody knows when it was sent first."""
+    command_id = f"{UUID(bytes=row.event_id)}:LoyaltyProgramme:0"
+    wish = Wish("PromoteToVip", (("customer_id", row.key), ("reason", PROMOTED_FOR)))
+    return Sending("LoyaltyProgramme", 0, command_id, wish, None, float("-inf"))
 
 
 def _known(evidence: Evidence) -> dict[int, tuple[list[float], list[int]]]:

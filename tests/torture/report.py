@@ -26,6 +26,8 @@ def report(outcome: Outcome, kind: str, seconds: float, seed: int, brief: bool =
         print(f"{name:36} {seen[name]}")
     mails = outcome.evidence.mails or []
     print(f"{'mails':36} {len(mails)}, repeated {len(mails) - len(set(mails))}")
+    promoted = sum("LoyaltyProgramme" in row.command_id for row in outcome.evidence.rows)
+    print(f"{'promotions by the process manager':36} {promoted}")
     print(f"{'answers that nobody knows':36} {worked.unknown_answers}, lost calls {worked.lost_calls}")
     print(f"{'p99':36} {worked.p99_s:.3f} s")
     gap = worked.longest

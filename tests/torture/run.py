@@ -105,7 +105,7 @@ async def _strike(ground: Ground, nemesis: Nemesis, strikes: list[Strike], say: 
 
 
 async def _come_to_rest(ground: Ground, store: str, say: Callable[[str], None]) -> list[str]:
-    """Stop the drivers, and wait until the read model and the handler have come to the end of the log."""
+    """Stop the drivers, and wait until all that is derived from the log has come to its end."""
     say("quiet: the drivers finish what they have in hand")
     troubles = await ground.stop_drivers(QUIET_WITHIN_S)
     deadline_s = time.monotonic() + QUIET_WITHIN_S
@@ -113,7 +113,9 @@ async def _come_to_rest(ground: Ground, store: str, say: Callable[[str], None]) 
     while behind and time.monotonic() < deadline_s:
         await asyncio.sleep(0.5)
         behind = await _behind(store)
-    return troubles + [f"the read model or the handler is behind the log in the shards {behind}"] * bool(behind)
+    return troubles + [
+        f"a read model, the handler or the process manager is behind the log in the shards {behind}"
+    ] * bool(behind)
 
 
 async def _gone(left: Callable[[], list[str]]) -> list[str]:
@@ -160,6 +162,11 @@ def _assignments(store: str) -> Callable[[], Awaitable[dict[int, str]]]:
 async def _behind(store: str) -> list[int]:
     heads = dict(await _ask(store, "SELECT shard, head FROM shards"))
     query = "SELECT shard, position FROM checkpoints WHERE subscriber LIKE '{}%'"
-    rows = dict(await _ask(store, query.format("CustomerProjection@"), read_model=True))
-    mails = dict(await _ask(store, query.format("Mail")))
-    return [shard for shard, head in heads.items() if not rows.get(shard, 0) == mails.get(shard, 0) == head]
+    taken = [
+        dict(await _ask(store, query.format(name), read_model=name != "Mail"))
+        for name in ("CustomerProjection@", "LoyaltyProgramme@", "Mail")
+    ]
+    unsent = {
+        shard for shard, _ in await _ask(store, "SELECT shard, position FROM process_manager_outbox", read_model=True)
+    }
+    return [n for n, head in heads.items() if n in unsent or any(each.get(n, 0) != head for each in taken)]

@@ -312,6 +312,49 @@ def test_a_mail_that_is_wrong_is_found(damage: str, tmp_path: Path) -> None:
     expect({*judge(collect(tmp_path))}, kind, text)
 
 
+def spending() -> tuple[Scene, str]:
+    """A customer whose second order brings it to 500 dollars, and the id of the promotion that follows."""
+    scene = Scene()
+    scene.done("d1", "create", "CreateCustomer", **ADA)
+    scene.done("d1", "order-1", "CreateOrder", **order(1, amount="499.99"))
+    scene.done("d1", "order-2", "CreateOrder", **order(2, amount="0.01"))
+    return scene, f"{UUID(bytes=scene.events[-1][5])}:LoyaltyProgramme:0"
+
+
+def promote(scene: Scene, command_id: str, reason: str = "ordered for 500 dollars or more") -> None:
+    fields = {"customer_id": "ada", "reason": reason, "from_type": "Regular", "to_type": "Vip"}
+    scene.append(ADAS, "customer-ada", "ada", "CustomerPromoted", fields, command_id)
+
+
+def test_a_promotion_by_the_process_manager_is_asked_for_once_enough_was_spent(tmp_path: Path) -> None:
+    for name, done in (("lacking", False), ("there", True)):
+        directory = tmp_path / name
+        directory.mkdir()
+        scene, command_id = spending()
+        if done:
+            promote(scene, command_id)
+        findings = found(scene, directory)
+        assert [kind for kind, _ in findings] == ([] if done else [Kind.LOST]), findings
+
+
+def test_a_customer_who_was_promoted_otherwise_needs_none(tmp_path: Path) -> None:
+    scene, _ = spending()
+    scene.done("d1", "vip", "PromoteToVip", customer_id="ada", reason="")
+    assert found(scene, tmp_path) == set()
+
+
+def test_a_promotion_that_does_not_follow_is_found(tmp_path: Path) -> None:
+    for name, change, text in (
+        ("another reason", lambda id_: (id_, "why not"), "does not cause"),
+        ("another order", lambda id_: (f"{UUID(int=1)}{id_[36:]}", "ordered for 500 dollars or more"), "nobody sent"),
+    ):
+        directory = tmp_path / name
+        directory.mkdir()
+        scene, command_id = spending()
+        promote(scene, *change(command_id))
+        expect(found(scene, directory), Kind.MISMATCH, text)
+
+
 def test_what_was_kept_is_judged_as_it_was(tmp_path: Path) -> None:
     scene = told()
     scene.write(tmp_path)
