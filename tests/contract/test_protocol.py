@@ -198,6 +198,27 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @rule(
         host=hosts,
+        shard=st.sampled_from(USED),
+        fault=st.sampled_from(FAULTS["append"]),
+        step=st.sampled_from([step for step in STEPS if "claim" not in step]),
+        calls=st.lists(st.lists(drafts, min_size=1, max_size=3), min_size=2, max_size=2),
+    )
+    def a_call_comes_while_an_earlier_ones_append_fails(
+        self, host: int, shard: int, fault: str, step: str, calls: list[list[Draft]]
+    ) -> None:
+        """All commands go to customers of one shard."""
+        target = self.owner(shard, host)
+        target.store.fail([("append", fault)])
+        target.store.held.add(step)
+        for commands in calls:
+            meant = [draft._replace(customer=HOMES.index(shard)) for draft in commands]
+            self.send(target, [self.sending(target, draft, SESSIONS[1]) for draft in meant])
+            self.go_on(True)
+        target.store.let_go([step])
+        self.go_on(True)
+
+    @rule(
+        host=hosts,
         owner=st.booleans(),
         which=st.lists(st.integers(1, 12), min_size=1, max_size=3, unique=True),
         lies=rarely,

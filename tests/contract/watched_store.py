@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable
 from store.forwarding import Forwarding, Keys
-from store.records import Claim, Histories, ShardAppend, Snapshot
+from store.records import Claim, Histories, ShardAppend, Snapshot, versions_restored
 
 if TYPE_CHECKING:
     from tests.contract.protocol_world import World
@@ -120,14 +120,7 @@ class WatchedStore(Forwarding):
         return await self._read(self.inner.find_commands(keys))
 
     async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
-        return await self._read(self.inner.read_histories(fingerprints, limit))
-
-    async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
-        found = await self._read(self.inner.read_snapshots(streams))
-        if found and (fault := self._fault("snapshot")) is not None:
-            damaged = [DAMAGE[fault](snapshot) for snapshot in found.values()]
-            found = {snapshot.stream: snapshot for snapshot in damaged if snapshot is not None}
-        return found
+        return await self._read(self._histories(fingerprints, limit))
 
     async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
         await self._reach("before keep")
@@ -160,6 +153,17 @@ class WatchedStore(Forwarding):
                 raise self._report(error) from error
             self._tell(lambda model: model.appended(self.host, appends, fenced))
         return fenced
+
+    async def _histories(self, fingerprints: Mapping[str, str | None], limit: int | None) -> Histories:
+        """Read as the store does, from snapshots that may be damaged."""
+        snapshots, records = await self.inner.read_histories(fingerprints, limit)
+        if not snapshots or (fault := self._fault("snapshot")) is None:
+            return Histories(snapshots, records)
+        damaged = {stream: DAMAGE[fault](snapshot) for stream, snapshot in snapshots.items()}
+        left = {stream: snapshot for stream, snapshot in damaged.items() if snapshot is not None}
+        versions = versions_restored(fingerprints, left)
+        records = (await self.inner.read_histories(dict.fromkeys(fingerprints), limit)).records
+        return Histories(left, [record for record in records if record.version > versions[record.stream]])
 
     async def _read(self, work: Coroutine[Any, Any, T]) -> T:
         try:
