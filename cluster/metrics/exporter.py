@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 import structlog
@@ -85,7 +86,8 @@ class Exporter:
             looker = Looker(store, read_models, plan.read_models, list(plan.handlers), time.monotonic)
             monitor = Monitor(looker, gatherer, kinds, plan.handlers, plan.limits)
             server = MetricsServer(monitor, self._targets)
-            url = await self._served(server)
+            here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            url = reached_at(await self._served(server), here)
             ending.push_async_callback(server.close)
             ending.callback(announced(url, plan.namespace).unlink, missing_ok=True)
             looking = asyncio.create_task(monitor.run())
@@ -138,6 +140,14 @@ def _kind(projection: type[Projection]) -> str:
 def _log_end(looking: asyncio.Task[None]) -> None:
     if not looking.cancelled() and (error := looking.exception()) is not None:
         log.error("the exporter looks no more, and says that nothing can be read", exc_info=error)
+
+
+def reached_at(url: str, node_address: str) -> str:
+    """Return the URL by which others find a server that listens at `url`: its node's, where it listens everywhere."""
+    parts = urlsplit(url)
+    if parts.hostname not in ("0.0.0.0", "::"):  # noqa: S104 - it is compared, not listened at
+        return url
+    return f"http://{f'[{node_address}]' if ':' in node_address else node_address}:{parts.port}"
 
 
 def target_of(url: str, namespace: str) -> dict[str, Any]:

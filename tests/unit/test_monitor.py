@@ -16,6 +16,7 @@ from actors.hosting import HostHealth
 from cluster.metrics import definitions as m
 from cluster.metrics import gathering, looking
 from cluster.metrics.counting import pack_samples
+from cluster.metrics.exporter import reached_at, target_of
 from cluster.metrics.gathering import STARTING, Gatherer
 from cluster.metrics.judging import Followers, Limits, State, Verdict, judged, unready
 from cluster.metrics.looking import Looker
@@ -378,6 +379,21 @@ async def test_a_store_that_can_not_be_read_is_no_health(scene: Scene, monkeypat
     shown = processing["subscribers"][0]
     assert (shown["state"], shown["lag_seconds"] >= 30) == ("down", True)
     assert "the store can't be read" in shown["why"]
+
+
+@pytest.mark.parametrize(
+    ("listens_at", "node", "found_at"),
+    [
+        ("http://127.0.0.1:9464", "10.0.0.7", "http://127.0.0.1:9464"),
+        ("http://0.0.0.0:9464", "10.0.0.7", "http://10.0.0.7:9464"),
+        ("http://[::]:9464", "fd00::7", "http://[fd00::7]:9464"),
+    ],
+)
+def test_one_that_listens_everywhere_is_announced_by_the_address_of_its_node(
+    listens_at: str, node: str, found_at: str
+) -> None:
+    assert reached_at(listens_at, node) == found_at
+    assert target_of(found_at, "n")["targets"] == [found_at.removeprefix("http://")]
 
 
 async def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told_with_what_to_do(scene: Scene) -> None:
