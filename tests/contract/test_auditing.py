@@ -44,8 +44,10 @@ async def test_a_runtime_may_go_on_writing_meanwhile(shop: Shop) -> None:
     assert await shop.audit() == []
 
 
-async def test_a_read_model_that_is_behind_is_right_as_far_as_it_goes(shop: Shop) -> None:
+async def test_each_read_model_is_right_as_far_as_it_goes(shop: Shop) -> None:
     await shop.log.write(created("new"), *(ordered(name, "more") for name in NAMES))
+    assert await shop.audit() == []
+    await shop.follow(DailySales)
     assert await shop.audit() == []
 
 

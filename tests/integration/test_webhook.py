@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import threading
@@ -61,7 +62,12 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
             answer = found.answers.pop(0) if found.answers else (200, {}, b"")
             if answer == "stall":
                 found.released.wait(20)
-            if answer in ("hang up", "stall"):
+            if answer == "trickle":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                with contextlib.suppress(OSError):  # the other side has gone
+                    while not found.released.wait(0.1):
+                        self.wfile.write(b"x")
+            if answer in ("hang up", "stall", "trickle"):
                 self.close_connection = True
                 return
             status, headers, content = answer
@@ -167,7 +173,7 @@ async def test_a_time_that_is_none_or_past_leaves_it_to_the_policy(receiver: Rec
         await webhook(receiver, clock=lambda: NOW).post(b"{}", "key")
 
 
-@pytest.mark.parametrize("answer", ["stall", "hang up"])
+@pytest.mark.parametrize("answer", ["stall", "trickle", "hang up"])
 async def test_one_that_stalls_or_hangs_up_gives_no_answer_in_time(receiver: Receiver, answer: Any) -> None:
     receiver.answers = [answer]
     with pytest.raises(NotSent) as found:
