@@ -18,9 +18,10 @@ import structlog
 
 from projections.calling import Stopping
 from projections.deliveries import AroundCall, Deliveries, Failure, nothing_around
-from projections.draining import drain
+from projections.draining import UNDER_WAY, drain
 from projections.errors import CallInterrupted, DeliveryFailed, HandlerStuck, TooManyParked
 from projections.handler import Handler
+from projections.rewinding import checkpoint_at
 from projections.sink import Taken
 from store.codec import EventRegistry
 from store.errors import EventrayError
@@ -89,6 +90,8 @@ class HandlerSink:
         self._positions: dict[int, int] = {}
         self._parked: set[str] = set()
         """Keys of the shards followed here."""
+        self._wary: set[int] = set()
+        """Shards of which no turn went through here yet."""
         self._attempts: dict[int, tuple[bytes, int]] = {}
         """By shard: the event that failed last, and how often."""
         self._skipped = 0
@@ -105,6 +108,7 @@ class HandlerSink:
         begin = {shard: max(place, imported.get(shard, place), key=_position) for shard, place in begin.items()}
         found = await self._store.keep_checkpoints(self.subscriber, begin)
         self._positions = {shard: checkpoint.position for shard, checkpoint in found.items()}
+        self._wary |= found.keys()
         await self._read_parked()
         return found
 
@@ -112,6 +116,7 @@ class HandlerSink:
         for shard in shards:
             self._positions.pop(shard, None)
             self._attempts.pop(shard, None)
+            self._wary.discard(shard)
 
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         """Give the handler one event after the other, several shards at once, for about half a second.
@@ -127,6 +132,7 @@ class HandlerSink:
         moved = await self._keep([turn for turn in turns if turn.last is not None])
         positions = {turn.shard: moved.get(turn.shard, turn.before) for turn in turns}
         failed = {turn.shard: turn.error for turn in turns if turn.error is not None}
+        self._wary -= positions.keys() - failed.keys()
         again_in_s = {turn.shard: turn.again_in_s for turn in turns if turn.error is not None}
         applied = sum(turn.taken for turn in turns if turn.last and positions[turn.shard] == turn.last.position)
         return Taken(applied, positions, failed, again_in_s)
@@ -146,7 +152,8 @@ class HandlerSink:
         until = self._clock() + TURN_S
         for row in [row for row in wished if row.shard in self._positions]:
             at = self._positions[row.shard]
-            await drain(self._store, self._deliveries, row, at, lambda: self._stopping or self._clock() > until)
+            is_over = lambda: self._stopping or self._clock() > until  # noqa: E731 - read at once, and at each event
+            await drain(self._store, self._deliveries, row, at, self._policy, is_over)
         if moved or wished:
             await self._read_parked()
         return moved
@@ -170,12 +177,39 @@ class HandlerSink:
                 if record.partition_key in self._parked:
                     turn.passed.add(record.partition_key)
                 elif record.partition_key not in here:
+                    handle = self._handle_warily if turn.shard in self._wary else self._handle
                     async with slots:
-                        if self._stopping or self._clock() > until or not await self._handle(record, turn):
+                        if self._stopping or self._clock() > until or not await handle(record, turn):
                             break
                     here = {park.partition_key for park in turn.parks}
             turn.last, turn.taken = record, turn.taken + 1
         return turn
+
+    async def _handle_warily(self, record: EventRecord, turn: ShardTurn) -> bool:
+        """As `_handle`, where a process begins: its predecessor may have been ended by this very event.
+
+        So the event is parked before the call, to be retried; a process that ends within the call leaves the row, with
+        its attempts, to the next. Afterwards the row is gone again, or all is as it was before.
+        """
+        shard, before, passed = turn.shard, turn.before, turn.passed
+        row = parked_at(self.name, record, 1, Failure(UNDER_WAY, "", False, 0.0))._replace(wish="retry")
+        advance = Advance(shard, before, record.position, record.event_id)
+        moved = await self._store.advance(self.subscriber, [advance], [row], {shard: passed} if passed else {})
+        if moved[shard] != record.position:
+            turn.before, turn.last = moved[shard], None
+            await self._read_parked()
+            return False
+        turn.before, turn.passed = record.position, set()
+        if not await self._handle(record, turn):
+            await self._store.reset(self.subscriber, {shard: await checkpoint_at(self._store, shard, before)})
+            turn.before, turn.passed = before, passed
+            return False
+        if turn.parks:
+            await self._store.keep_parked(row, turn.parks.pop())
+            self._parked.add(record.partition_key)
+        else:
+            await self._store.unpark(row, record.position)
+        return True
 
     async def _handle(self, record: EventRecord, turn: ShardTurn) -> bool:
         """Give the handler an event; return whether the shard may go on behind it."""

@@ -33,7 +33,7 @@ async def rewind(
             position = 0
         else:
             position = await _before(store, shard, micros(start), on_events)
-        to[shard] = await _checkpoint(store, shard, position)
+        to[shard] = await checkpoint_at(store, shard, position)
     await store.reset(handler, to)
     return sum(heads[shard] - checkpoint.position for shard, checkpoint in to.items())
 
@@ -50,7 +50,8 @@ async def _before(store: EventStore, shard: int, since: int, on_events: Callable
     return position
 
 
-async def _checkpoint(store: EventStore, shard: int, position: int) -> Checkpoint:
+async def checkpoint_at(store: EventStore, shard: int, position: int) -> Checkpoint:
+    """Return the checkpoint behind the event at a position, which is in the log, or at its beginning (0)."""
     if position == 0:
         return Checkpoint(0, None)
     (record,) = await store.read_shard(shard, position - 1, 1)

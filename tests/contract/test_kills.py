@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,8 @@ pytestmark = pytest.mark.timeout(120)
 LIMITS = SubscriberLimits(
     batch_size_max=6, heads_interval_s=0.0, apply_interval_s=0.0, retry_first_s=0.001, retry_max_s=0.002
 )
-NAMES = ["a", "b", "c"]
-ORDERS = 3
+NAMES = ["a", "b"]
+ORDERS = 2
 
 
 async def make(url: str) -> None:
@@ -56,17 +59,18 @@ def directory_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///")).parent
 
 
-async def handled(url: str, poisons: list[str], kill: int = 0) -> None:
+async def handled(url: str, poisons: list[str], kill: int = 0, handler_class: type[Writing] = Writing) -> None:
     """Let the handler take all that it can, failing at one order after the other, each retried at the next one."""
     store = await open_store(url, create=False)
     if kill:
         engine: Any = store
         kill_at(engine._engine.sync_engine, kill)
     for poison in poisons:
-        handler_sink = HandlerSink(store, Writing(directory_of(url), poison), EVENTS)
+        handler_sink = HandlerSink(store, handler_class(directory_of(url), poison), EVENTS)
         subscriber = Subscriber(store, handler_sink, [0], start="beginning", limits=LIMITS)
         await subscriber.start()
-        await store.wish("Writing", None, "retry")
+        if handler_class is Writing:
+            await store.wish("Writing", None, "retry")
         still = 0
         async with asyncio.timeout(20):
             while still < 2:
@@ -78,11 +82,11 @@ async def handled(url: str, poisons: list[str], kill: int = 0) -> None:
 
 
 async def handle(url: str, kill: int) -> None:
-    await handled(url, ["a-1", "a-2", ""], kill)
+    await handled(url, ["a-0", ""], kill)
 
 
 async def check_handled(url: str) -> None:
-    await handled(url, [""])
+    await handled(url, ["", ""])  # what was killed within a retry past its last attempt has to be retried once more
     lines = (directory_of(url) / "lines").read_text().split()
     for name in NAMES:
         first_times = [line for line in dict.fromkeys(lines) if line.startswith(name)]
@@ -97,6 +101,55 @@ async def check_handled(url: str) -> None:
 def test_a_handler_killed_at_each_statement_leaves_no_event_out(tmp_path: Path) -> None:
     """Of moving on, parking, failing again at a retry, and unparking."""
     killed_at_each_statement(tmp_path, Kills(make, handle, check_handled, 15))
+
+
+class Ending(Writing, name="Writing"):
+    """Ends its process at an order."""
+
+    async def on_ordered(self, event: OrderCreated) -> None:
+        if event.order_id == self.poison:
+            os.kill(os.getpid(), signal.SIGKILL)
+        await super().on_ordered(event)
+
+
+async def ended_by_its_handler(url: str, poison: str) -> None:
+    await handled(url, [poison], handler_class=Ending)
+
+
+def _until_none_ends(directory: Path, poison: str) -> None:
+    url = f"sqlite:///{directory}/shop.db"
+    asyncio.run(make(url))
+    fork = multiprocessing.get_context("fork")
+    for _ in range(10):
+        child = fork.Process(target=lambda: asyncio.run(ended_by_its_handler(url, poison)))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    assert child.exitcode == 0
+    asyncio.run(check_given_up(url, poison))
+    asyncio.run(check_handled(url))
+
+
+async def check_given_up(url: str, poison: str) -> None:
+    """All went on but for what waits behind the event that ended the process."""
+    store = await open_store(url, create=False)
+    (row,) = await store.parked("Writing")
+    assert (row.partition_key, row.wish, row.attempts) == ("a", "", Writing.policy.attempts_max)
+    assert row.error == "it has ended its process, 2 times"
+    lines = (directory_of(url) / "lines").read_text().split()
+    before = int(poison.removeprefix("a-"))
+    assert set(lines) == {f"b-{number}" for number in range(ORDERS)} | {f"a-{number}" for number in range(before)}
+    await store.close()
+
+
+@pytest.mark.parametrize("poison", ["a-0", f"a-{ORDERS - 1}"])
+def test_an_event_that_ends_the_process_each_time_is_given_up(tmp_path: Path, poison: str) -> None:
+    child = multiprocessing.get_context("spawn").Process(target=_until_none_ends, args=(tmp_path, poison))
+    child.start()
+    child.join(100)
+    assert child.exitcode == 0
 
 
 async def followed(url: str, kill: int = 0) -> None:
