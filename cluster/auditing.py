@@ -55,7 +55,8 @@ class ProjectionsAudit:
 async def audit_projections(
     url: str, application: Application, names: Iterable[str], watcher: Watcher
 ) -> ProjectionsAudit:
-    """Fold the log anew and compare it row by row with what is read of projections (none named: of all).
+    """Fold the log anew and compare it row by row with what is read of projections (none named: all,
+    process managers too).
 
     Changes nothing but what the store says of the last audit of each; a runtime may go on writing: each read model is
     read in one snapshot, and the log is folded as far as the checkpoints in it. What was read is kept in a file beside

@@ -11,9 +11,19 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from actors.customers import CustomerDeactivated, CustomerEmailChanged, CustomerPromoted, CustomerType
+from actors.customers import (
+    Customer,
+    CustomerDeactivated,
+    CustomerEmailChanged,
+    CustomerPromoted,
+    CustomerType,
+    Order,
+)
+from actors.registry import AggregateRegistry
 from projections.auditing import Comparison, LiveRows, RowFinding, fold_shard
 from projections.customers import CustomerDirectory, CustomerProjection, DailySales
+from projections.issuing import Issuing
+from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
@@ -22,6 +32,7 @@ from store import EventStore
 from tests.logs import EVENTS, Log, created, ordered
 
 PROJECTIONS = (CustomerProjection, DailySales, CustomerDirectory)
+REGISTRY = AggregateRegistry([Customer, Order])
 LIMITS = SubscriberLimits(batch_size_max=7, heads_interval_s=0.0)
 NAMES = [f"c-{number}" for number in range(12)]
 
@@ -36,8 +47,15 @@ class Shop:
     async def follow(self, *projections: type[Projection]) -> None:
         """Let the read models take all that the log holds."""
         for projection in projections or PROJECTIONS:
-            shards = range(self.store.shards)
-            follower = ProjectionSubscriber(self.store, self.read_models, projection, EVENTS, shards, limits=LIMITS)
+            follower = ProjectionSubscriber(
+                self.store,
+                self.read_models,
+                projection,
+                EVENTS,
+                range(self.store.shards),
+                limits=LIMITS,
+                issuing=Issuing(projection, REGISTRY, self.store) if issubclass(projection, ProcessManager) else None,
+            )
             await follower.start()
             while (await follower.step()).more:
                 pass

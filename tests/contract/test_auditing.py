@@ -14,8 +14,9 @@ from sqlalchemy import Table, delete, insert, update
 from actors.customers import OrderCreated
 from projections.auditing import LiveRows, RowFinding
 from projections.changes import Changes
-from projections.customers import CustomerDirectory, CustomerProjection, DailySales, customers
+from projections.customers import CustomerDirectory, CustomerProjection, DailySales, LoyaltyProgramme, customers
 from projections.customers.directory import addresses
+from projections.customers.loyalty import loyalty
 from projections.customers.sales import daily_sales
 from projections.errors import NotThisVersion, ReadModelMissing
 from projections.projection import Projection
@@ -175,6 +176,16 @@ async def test_a_method_that_can_not_take_an_event_is_named_and_others_go_on(sho
     assert folds
     assert all("ValueError: no c-" in each.problem for each in folds)
     assert {each.projection for each in findings} == {"CustomerProjection"}
+
+
+async def test_the_state_of_a_process_manager_is_a_read_model_too(shop: Shop) -> None:
+    await shop.follow(LoyaltyProgramme)
+    assert await shop.audit(LoyaltyProgramme) == []
+    await shop.damage(
+        LoyaltyProgramme, loyalty, lambda table: update(table).where(table.c.customer_id == "c-2").values(spent=1)
+    )
+    (finding,) = await shop.audit(LoyaltyProgramme)
+    assert (finding.key, finding.column) == ("c-2", "spent")
 
 
 async def test_what_can_not_be_compared_is_an_error(shop: Shop, tmp_path: Path) -> None:

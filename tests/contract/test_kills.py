@@ -174,4 +174,4 @@ async def check_followed(url: str) -> None:
 
 def test_a_projection_killed_at_each_statement_is_what_the_log_says(tmp_path: Path) -> None:
     """Of making the tables, changing rows, and moving the checkpoint."""
-    killed_at_each_statement(tmp_path, Kills(make, followed, check_followed, 12))
+    killed_at_each_statement(tmp_path, Kills(make, followed, check_followed, 8))
