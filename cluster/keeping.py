@@ -81,6 +81,7 @@ class Kept:
                 log.info("the coordinator does not answer", reason=reason_of(error))
             await asyncio.sleep(LOOK_AGAIN_S)
         log.warning("the coordinator is gone for good, and this process ends with it")
+        self._before_the_end()
         await self._sent()
         os._exit(0)
 
@@ -97,6 +98,9 @@ class Kept:
 
     def _is_open(self) -> bool:
         raise NotImplementedError
+
+    def _before_the_end(self) -> None:
+        """Do what may not be left undone where the process ends without a call of `stop`."""
 
 
 def _is_there(keeper: Keeper) -> bool:
@@ -166,3 +170,6 @@ class ExporterProcess(Kept, Exporter):
 
     def _is_open(self) -> bool:
         return self._url is not None
+
+    def _before_the_end(self) -> None:
+        self.withdraw()

@@ -65,6 +65,7 @@ class Exporter:
         self._title = f"{self._title} · {short_name(plan.store_url)}"
         self._ending = AsyncExitStack()
         self._url: str | None = None
+        self._announcement: Path | None = None
 
     def __repr__(self) -> str:
         return self._title  # asked for even where the plan can't be read, in order to say so
@@ -89,7 +90,8 @@ class Exporter:
             here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
             url = reached_at(await self._served(server), here)
             ending.push_async_callback(server.close)
-            ending.callback(announced(url, plan.namespace).unlink, missing_ok=True)
+            self._announcement = announced(url, plan.namespace)
+            ending.callback(self.withdraw)
             looking = asyncio.create_task(monitor.run())
             looking.add_done_callback(_log_end)
             ending.callback(looking.cancel)
@@ -114,6 +116,11 @@ class Exporter:
         """Serve no more."""
         self._url = None
         await self._ending.aclose()
+
+    def withdraw(self) -> None:
+        """Take back the file by which Prometheus finds it. May be called from any thread, and twice."""
+        if self._announcement is not None:
+            self._announcement.unlink(missing_ok=True)
 
     async def _served(self, server: MetricsServer) -> str:
         async for attempt in AsyncRetrying(

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from actors.hosting import HostHealth
+from cluster.keeping import ExporterProcess
 from cluster.metrics import definitions as m
 from cluster.metrics import gathering, looking
 from cluster.metrics.counting import pack_samples
@@ -394,6 +395,15 @@ def test_one_that_listens_everywhere_is_announced_by_the_address_of_its_node(
 ) -> None:
     assert reached_at(listens_at, node) == found_at
     assert target_of(found_at, "n")["targets"] == [found_at.removeprefix("http://")]
+
+
+def test_an_exporter_that_ends_with_its_coordinator_leaves_no_target_behind(tmp_path: Path) -> None:
+    process = ExporterProcess.__new__(ExporterProcess)  # without Ray
+    process._announcement = tmp_path / "targets.json"
+    process._announcement.touch()
+    for _ in range(2):
+        process._before_the_end()
+    assert not process._announcement.exists()
 
 
 async def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told_with_what_to_do(scene: Scene) -> None:
