@@ -1,7 +1,8 @@
 """Events per second of a rebuild of CustomerProjection into SQLite: `python -m benchmarks.rebuild [--json]`.
 
 A log of customers and their orders is written, then `eventray rebuild` fills its read model on all cores; then the
-rows of 200 customers are checked against the log.
+rows of 200 customers are checked against the log. In turns with it, `eventsourcing`'s projection runner fills the same
+table from the first events of the same history.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import logging
 import random
 import sys
 import tempfile
@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
-
-import ray
+from typing import Any, NamedTuple
 
 from actors.customers import CustomerCreated, CustomerType, OrderCreated
 from benchmarks.machine import describe
+from benchmarks.peer_projection import Peer
+from cluster import ray_session
 from cluster.application import default_application
 from cluster.rebuilding import rebuild
+from cluster.settings import read_settings
 from projections.customers import CustomerProjection
 from projections.read_models import ReadModels
 from store.events import Event
@@ -105,19 +106,29 @@ async def check(url: str, events: int, customers: int) -> None:
     await read_models.close()
 
 
-async def measure(events: int, customers: int, rounds: int) -> list[float]:
-    """Return the events/s of each rebuild."""
+class Speeds(NamedTuple):
+    """Events in a second, of each round."""
+
+    ours: list[float]
+    peer: list[float]
+
+
+async def measure(events: int, customers: int, rounds: int, peer_events: int) -> Speeds:
+    """Rebuild, and let the peer project, in turns."""
     with tempfile.TemporaryDirectory() as directory:
         url = f"sqlite:///{Path(directory) / 'shop.db'}"
         store = await open_store(url)
         await write_log(store, events, customers)
         await store.close()
-        speeds = []
-        for _ in range(rounds):
+        share = customers * peer_events // events
+        peer = Peer(Path(directory), history(peer_events, max(1, share)))
+        speeds = Speeds([], [])
+        for this_round in range(rounds):
             result = await rebuild(url, default_application(), CustomerProjection.name, Unwatched())
             assert result.events == events
-            speeds.append(result.events_per_s)
+            speeds.ours.append(result.events_per_s)
             await check(url, events, customers)
+            speeds.peer.append(await asyncio.to_thread(peer.projected, f"view-{this_round}"))
     return speeds
 
 
@@ -127,16 +138,20 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=500_000)
     parser.add_argument("--customers", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-events", type=int, default=5_000, help="that the peer projects in each round")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray_session.connect("local", read_settings())
     began = time.perf_counter()
-    speeds = asyncio.run(measure(options.events, options.customers, options.rounds))
-    ray.shutdown()
+    speeds = asyncio.run(measure(options.events, options.customers, options.rounds, options.peer_events))
+    ray_session.disconnect()
     result = {
         "events": options.events,
         "customers": options.customers,
-        "events_per_s": [round(speed) for speed in speeds],
+        "events_per_s": [round(speed) for speed in speeds.ours],
+        "peer_events": options.peer_events,
+        "peer_events_per_s": [round(speed) for speed in speeds.peer],
+        "times_the_peer": [round(mine / peer, 1) for mine, peer in zip(*speeds, strict=True)],
         "seconds_in_all": round(time.perf_counter() - began, 1),
         "machine": describe(Path(tempfile.gettempdir())),
     }
@@ -144,7 +159,8 @@ def main() -> None:
         print(json.dumps(result))
     else:
         print(f"{options.events:,} events of {options.customers:,} customers, on {result['machine']}", file=sys.stderr)
-        print("rebuild: " + ", ".join(f"{speed:,.0f}" for speed in speeds) + " events/s")
+        for name, found in (("rebuild", speeds.ours), ("eventsourcing's projection runner", speeds.peer)):
+            print(f"{name}: {', '.join(f'{speed:,.0f}' for speed in found)} events/s")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,11 @@ from projections.rebuild import fill, finish
 from projections.tables import Build
 from store.logs import configure_logs
 from store.opening import open_store
+from store.paging import collecting_rarely
 from store.urls import shared_url
+
+TASK_EVENTS_MIN = 50_000
+"""What a task costs before it takes its first event is then little."""
 
 
 @dataclass
@@ -61,7 +65,8 @@ async def rebuild(url: str, application: Application, name: str, watcher: Watche
     read_models = ReadModels(url)
     try:
         build = await read_models.begin_rebuild(projection, range(store.shards))
-        async for done in over_shards(_fill, url, application, watcher, f"Rebuilding {name}", name, build):
+        filling = (_fill, url, application, watcher, f"Rebuilding {name}", name, build)
+        async for done in over_shards(*filling, events_min=TASK_EVENTS_MIN):
             total.events += done.shard.events
             total.seconds = done.seconds
         began_s = time.perf_counter()
@@ -75,21 +80,25 @@ async def rebuild(url: str, application: Application, name: str, watcher: Watche
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def _fill(url: str, application: Application, shard: int, name: str, build: Build) -> Filled:
+def _fill(url: str, application: Application, shards: list[int], name: str, build: Build) -> list[Filled]:
     configure_logs(in_worker=True)
-    began_s = time.perf_counter()
-    counted: list[int] = []
+    registry, projection = application.registry, application.projection(name)
+    done: list[Filled] = []
 
     async def work() -> None:
         store = await open_store(url, create=False)
         read_models = ReadModels(url)
         try:
-            registry, projection = application.registry, application.projection(name)
             issuing = issuing_of(projection, registry, store)
-            await fill(store, read_models, projection, registry.events, build, [shard], counted.append, issuing)
+            filling = (store, read_models, projection, registry.events, build)
+            for shard in shards:
+                began_s, counted = time.perf_counter(), list[int]()
+                await fill(*filling, [shard], counted.append, issuing)
+                done.append(Filled(shard, sum(counted), time.perf_counter() - began_s))
         finally:
             await read_models.close()
             await store.close()
 
-    asyncio.run(work())
-    return Filled(shard, sum(counted), time.perf_counter() - began_s)
+    with collecting_rarely():
+        asyncio.run(work())
+    return done

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -150,11 +150,12 @@ class Done:
 
 
 async def over_shards(
-    task: Any, url: str, application: Application, watcher: Watcher, name: str, *arguments: Any
+    task: Any, url: str, application: Application, watcher: Watcher, name: str, *arguments: Any, events_min: int = 0
 ) -> AsyncIterator[Done]:
     """Run a task for each shard, of URL, application, shard and the arguments; yield what they return, as they end.
 
-    That has a `shard` and the `seconds` that it took. Raises ShardLost, RayUnavailable, and what the tasks raise.
+    That has a `shard` and the `seconds` that it took. With `events_min` a task gets a list of shards that have as many
+    events together, and returns a list. Raises ShardLost, RayUnavailable, and what the tasks raise.
     """
     url = shared_url(url)
     store = await open_store(url, create=False)
@@ -169,17 +170,26 @@ async def over_shards(
         began_s: float | None = None
         # The long ones first, so that none is left over at the end.
         order = sorted(heads, key=lambda shard: (-heads[shard], shard))
-        references = {shard: task.remote(url, application, shard, *arguments) for shard in order}
-        waiting = [asyncio.ensure_future(_result(shard, reference)) for shard, reference in references.items()]
+        bundles = [[shard] for shard in order] if not events_min else _bundles(order, heads, events_min)
+        shared = ray.put(application)
+        references = [
+            task.remote(url, shared, bundle if events_min else bundle[0], *arguments) for bundle in bundles
+        ]  # fmt: skip
+        waiting = [
+            asyncio.ensure_future(_result(bundle[0], reference))
+            for bundle, reference in zip(bundles, references, strict=True)
+        ]
         try:
             for each in asyncio.as_completed(waiting):
-                result = await each
-                done(heads[result.shard])
+                answer = await each
+                results = answer if events_min else [answer]
                 now_s = time.perf_counter()
-                began_s = began_s or now_s - result.seconds
-                yield Done(result, now_s - began_s)
+                began_s = began_s or now_s - sum(result.seconds for result in results)
+                for result in results:
+                    done(heads[result.shard])
+                    yield Done(result, now_s - began_s)
         finally:
-            for each_waiting, reference in zip(waiting, references.values(), strict=True):
+            for each_waiting, reference in zip(waiting, references, strict=True):
                 if not each_waiting.done():
                     each_waiting.cancel()
                     ray.cancel(reference, force=True)
@@ -187,6 +197,16 @@ async def over_shards(
     finally:
         if due:
             await asyncio.to_thread(ray_session.disconnect)
+
+
+def _bundles(order: Sequence[int], heads: Mapping[int, int], events_min: int) -> list[list[int]]:
+    """Put shards together until they have so many events."""
+    bundles: list[list[int]] = [[]]
+    for shard in order:
+        if sum(heads[each] for each in bundles[-1]) >= events_min:
+            bundles.append([])
+        bundles[-1].append(shard)
+    return bundles
 
 
 async def _result(shard: int, reference: Any) -> Any:

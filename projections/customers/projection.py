@@ -5,6 +5,8 @@ Every event of a customer, orders too, is in the customer's shard, so a row is f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import ClassVar
 
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text
@@ -63,5 +65,9 @@ class CustomerProjection(Projection):
     def on_deactivated(self, event: CustomerDeactivated, changes: Changes) -> None:
         changes.set(customers, event.customer_id, status=CustomerStatus.DEACTIVATED.value)
 
-    def on_ordered(self, event: OrderCreated, changes: Changes) -> None:
-        changes.add(customers, event.customer_id, total_orders=1, total_spent=event.total_amount)
+    def on_ordered(self, events: Sequence[OrderCreated], changes: Changes) -> None:
+        amounts: dict[str, list[Decimal]] = {}
+        for event in events:
+            amounts.setdefault(event.customer_id, []).append(event.total_amount)
+        for customer_id, spent in amounts.items():
+            changes.add(customers, customer_id, total_orders=len(spent), total_spent=sum(spent))

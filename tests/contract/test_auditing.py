@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -168,8 +168,8 @@ async def test_an_event_that_was_counted_twice_is_seen(shop: Shop) -> None:
 
 async def test_a_method_that_can_not_take_an_event_is_named_and_others_go_on(shop: Shop) -> None:
     class Choosy(CustomerProjection, name="CustomerProjection"):
-        def on_ordered(self, event: OrderCreated, changes: Changes) -> None:
-            raise ValueError(f"no {event.order_id}")
+        def on_ordered(self, events: Sequence[OrderCreated], changes: Changes) -> None:
+            raise ValueError(f"no {events[0].order_id}")
 
     findings = await shop.audit(Choosy, DailySales)
     folds = [each for each in findings if each.check == "fold"]

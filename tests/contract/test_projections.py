@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -452,8 +452,8 @@ class TestTrouble:
         self, log: Log, store: CountingStore, read_models: ReadModels
     ) -> None:
         class Sevenths(CustomerProjection, name="Sevenths"):
-            def on_ordered(self, event: OrderCreated, changes: Changes) -> None:
-                changes.add(customers, event.customer_id, total_spent=event.total_amount / 7)
+            def on_ordered(self, events: Sequence[OrderCreated], changes: Changes) -> None:
+                changes.add(customers, events[0].customer_id, total_spent=events[0].total_amount / 7)
 
         runner = following(store, read_models, Sevenths, limits=QUIET)
         await runner.start()

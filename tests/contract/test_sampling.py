@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -183,7 +183,7 @@ async def test_what_it_can_not_read_is_told_and_tried_again(shop: Shop) -> None:
 
 async def test_an_event_that_its_code_can_not_take_is_named(shop: Shop) -> None:
     class Choosy(CustomerProjection, name="CustomerProjection"):
-        def on_ordered(self, event: OrderCreated, changes: Changes) -> None:
+        def on_ordered(self, events: Sequence[OrderCreated], changes: Changes) -> None:
             raise ValueError("no")
 
     (state,) = await once_round(standing(shop, Choosy), shop)
