@@ -106,9 +106,10 @@ class Steward:
         for name, node in sorted((await self._host_processes.adopt()).items()):
             self.ownership.hosts.add(name)
             self.hosts.add((name, node))
-        for name, node in sorted((await self._follower_processes.adopt()).items()):
+        adopted = await self._follower_processes.adopt()
+        for name, node in sorted(adopted.items()):
             self.followers.add((name, node))
-        await self.followed.resume([each.process for each in self.followers.all if each.process is not None])
+        await self.followed.resume(sorted(adopted))
         hosts = sorted(self.ownership.hosts)
         for host, said in zip(hosts, await asyncio.gather(*map(self._said_by, hosts)), strict=True):
             meant = {route.shard: route.epoch for route in routes if route.host == host}

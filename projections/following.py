@@ -56,7 +56,9 @@ class Following:
         Raises InvalidValue where a method of one is none for its type.
         """
         projections, limits = tuple(projections), limits or SubscriberLimits()
-        handler_limits = replace(limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s))
+        handler_limits = replace(
+            limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s), apply_share=0.0
+        )
         self._subscribers: dict[str, Subscriber] = {}
         self._sinks: dict[str, HandlerSink] = {}
         self._off = {handler.name: handler.off for handler in handlers if handler.off}

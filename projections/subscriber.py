@@ -35,8 +35,10 @@ class SubscriberLimits:
     buffer_size_max: int = 50_000
     """Pushed events held; what is pushed past it is read from the store later."""
     apply_interval_s: float = 0.04
-    """Between the beginnings of two transactions, unless a reader waits or a whole batch is there: each costs as much
-    as a hundred events, and what it takes from a small machine the hosts miss."""
+    """At most between the beginnings of two transactions, unless a reader waits or a whole batch is there: each costs
+    as much as a hundred events, and what it takes from a small machine the hosts miss."""
+    apply_share: float = 0.5
+    """The interval is shorter where transactions are quick: they take this part of the time. 0: it is never shorter."""
     heads_interval_s: float = 1.0
     """How often checkpoints are compared with the store's heads."""
     retry_first_s: float = 0.2
@@ -249,7 +251,7 @@ class Subscriber:
                     applied, more = await self.step()
                     self._failure = None
                     if applied:
-                        await self._gather(began + self._limits.apply_interval_s)
+                        await self._gather(began + self._interval_s(self._clock() - began))
                 except EventrayError as error:
                     self._failure = Trouble.after(self._failure, error, self._clock(), self._limits)
                     more = False
@@ -317,6 +319,11 @@ class Subscriber:
             self._wake.clear()
             if self._failure is None:
                 return
+
+    def _interval_s(self, took_s: float) -> float:
+        """Return how long after the beginning of a step that took so long the next one begins."""
+        share = self._limits.apply_share
+        return min(self._limits.apply_interval_s, took_s / share) if share else self._limits.apply_interval_s
 
     async def _gather(self, until: float) -> None:
         """Let events come together until then, or till a reader waits for one or a batch is full."""

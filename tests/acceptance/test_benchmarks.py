@@ -96,3 +96,20 @@ def test_a_store_that_grows_pauses_and_goes_on_where_it_was(tmp_path: Path) -> N
     assert [point["events"] for point in second] == [1000, 2000]
     assert third == second
     assert second[-1]["read/s"] > 0
+
+
+@pytest.mark.timeout(120)
+def test_the_rebuild_benchmark_runs_beside_its_peer_and_its_rows_agree() -> None:
+    small = ("--events", "2000", "--customers", "50", "--rounds", "1", "--peer-events", "100")
+    report = benchmark(*small, of="rebuild")
+    assert [len(report[name]) for name in ("events_per_s", "peer_events_per_s", "times_the_peer")] == [1, 1, 1]
+    assert report["events_per_s"][0] > report["peer_events_per_s"][0] > 0
+
+
+@pytest.mark.timeout(120)
+def test_the_projection_benchmark_runs_and_every_event_becomes_visible() -> None:
+    report = benchmark("--rate", "200", "--seconds", "2", "--repeats", "1", of="projections")
+    figures = {name: each["median"] for name, each in report["figures"].items()}
+    assert figures["events watched"] > 300
+    assert 0 < figures["commit to visible, p50, ms"] <= figures["commit to visible, p99, ms"]
+    assert report["measured_on"]["store"] == "sqlite"

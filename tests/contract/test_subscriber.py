@@ -174,3 +174,11 @@ async def test_shards_come_and_go_while_it_runs_and_each_goes_on_where_its_check
     assert sink.positions(0)[-1] == heads[0]
     subscriber.stop()
     await running
+
+
+@pytest.mark.parametrize(("share", "took_s", "interval_s"), [(0.5, 0.004, 0.008), (0.5, 0.1, 0.04), (0.0, 0.004, 0.04)])
+def test_quick_transactions_follow_each_other_sooner(
+    store: MemoryStore, share: float, took_s: float, interval_s: float
+) -> None:
+    limits = SubscriberLimits(apply_interval_s=0.04, apply_share=share)
+    assert Subscriber(store, ListSink(), limits=limits)._interval_s(took_s) == interval_s

@@ -15,11 +15,12 @@ import pytest
 from actors.customers import CreateCustomer, CreateOrder, CustomerCreated, CustomerPromoted, OrderCreated, PromoteToVip
 from cluster import subscriptions
 from cluster.testing import InProcessRuntime
+from cluster.transport import HostGone
 from projections.errors import RestoredBehind
 from projections.listening import Listeners
 from store import Event, InvalidValue, open_store
 from store.identity import uuid7
-from store.records import Checkpoint
+from store.records import Checkpoint, EventRecord
 
 SOON_S = 5.0
 
@@ -127,6 +128,28 @@ async def test_pushes_bring_events_before_the_log_is_looked_at(runtime: InProces
         await until(lambda: bool(got))
         delays.append(got[-1] - stored)
     assert sorted(delays)[2] < 0.3  # heads are compared each second
+
+
+async def test_pushes_come_again_after_nobody_could_be_asked(
+    runtime: InProcessRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = runtime._ports.subscriptions
+    listen, failures = shared._listen, [HostGone("projections", "gone"), TimeoutError()]
+
+    async def sometimes(listener: str, timeout_s: float) -> list[EventRecord]:
+        if failures:
+            raise failures.pop()
+        return await listen(listener, timeout_s)
+
+    monkeypatch.setattr(shared, "_listen", sometimes)
+    monkeypatch.setattr(subscriptions, "LISTEN_PAUSE_S", 0.001)
+    got: list[Any] = []
+    await runtime.subscribe(CustomerCreated, got.append)
+    await until(lambda: not failures)
+    await runtime.submit(create(1))
+    await until(lambda: len(got) == 1)
+    assert shared._sharing is not None
+    assert not shared._sharing.done()
 
 
 async def test_a_slow_one_slows_neither_commands_nor_others(runtime: InProcessRuntime) -> None:
