@@ -66,6 +66,8 @@ class ShardTurn:
     parks: list[ParkedKey] = field(default_factory=list)
     passed: set[str] = field(default_factory=set)
     """Keys that are parked and of which events were left in the log."""
+    begun: bool = False
+    """An event was taken warily."""
     error: EventrayError | None = None
     again_in_s: float = 0.0
 
@@ -91,7 +93,7 @@ class HandlerSink:
         self._parked: set[str] = set()
         """Keys of the shards followed here."""
         self._wary: set[int] = set()
-        """Shards of which no turn went through here yet."""
+        """Shards of which no turn went through here yet that took an event."""
         self._attempts: dict[int, tuple[bytes, int]] = {}
         """By shard: the event that failed last, and how often."""
         self._skipped = 0
@@ -132,7 +134,7 @@ class HandlerSink:
         moved = await self._keep([turn for turn in turns if turn.last is not None])
         positions = {turn.shard: moved.get(turn.shard, turn.before) for turn in turns}
         failed = {turn.shard: turn.error for turn in turns if turn.error is not None}
-        self._wary -= positions.keys() - failed.keys()
+        self._wary -= {turn.shard for turn in turns if turn.begun and turn.error is None}
         again_in_s = {turn.shard: turn.again_in_s for turn in turns if turn.error is not None}
         applied = sum(turn.taken for turn in turns if turn.last and positions[turn.shard] == turn.last.position)
         return Taken(applied, positions, failed, again_in_s)
@@ -195,21 +197,37 @@ class HandlerSink:
         row = parked_at(self.name, record, 1, Failure(UNDER_WAY, "", False, 0.0))._replace(wish="retry")
         advance = Advance(shard, before, record.position, record.event_id)
         moved = await self._store.advance(self.subscriber, [advance], [row], {shard: passed} if passed else {})
-        if moved[shard] != record.position:
-            turn.before, turn.last = moved[shard], None
-            await self._read_parked()
-            return False
+        if row not in await self._store.parked(self.subscriber, wished=True):
+            return await self._leave(turn, moved[shard])  # to who has moved it: another, or a call whose reply was lost
         turn.before, turn.passed = record.position, set()
         if not await self._handle(record, turn):
-            await self._store.reset(self.subscriber, {shard: await checkpoint_at(self._store, shard, before)})
+            at = await checkpoint_at(self._store, shard, before)
+            back = Advance(shard, record.position, before, at.event_id)
+            moved = await self._store.advance(self.subscriber, [back], [], {shard: {record.partition_key}})
+            if moved[shard] != before:
+                return await self._leave(turn, moved[shard])
             turn.before, turn.passed = before, passed
+            await self._unpark(row, before)
             return False
         if turn.parks:
             await self._store.keep_parked(row, turn.parks.pop())
             self._parked.add(record.partition_key)
         else:
-            await self._store.unpark(row, record.position)
+            await self._unpark(row, record.position)
+        turn.begun = True
         return True
+
+    async def _leave(self, turn: ShardTurn, position: int) -> bool:
+        """Go on where somebody else has put the shard, and with what is parked there."""
+        turn.before, turn.last, turn.error = position, None, None
+        await self._read_parked()
+        return False
+
+    async def _unpark(self, row: ParkedKey, checkpoint: int) -> None:
+        if await self._store.unpark(row, checkpoint):
+            self._parked.discard(row.partition_key)
+        else:
+            await self._read_parked()
 
     async def _handle(self, record: EventRecord, turn: ShardTurn) -> bool:
         """Give the handler an event; return whether the shard may go on behind it."""

@@ -58,7 +58,8 @@ class ReadModels:
         self._database = database_of(store_url)
         self._made = False
         self._physical: dict[tuple[type[Projection], Build], Mapping[Table, Table]] = {}
-        self._hold, self._held_until = "", 0.0
+        self._holds: dict[str, tuple[str, float]] = {}
+        """By projection: the hold that was met last, and until when it is heeded."""
 
     async def close(self) -> None:
         """Let go of the database. Calling it twice is safe."""
@@ -306,9 +307,12 @@ class ReadModels:
         live, _, hold = builds.read_builds(connection, name)
         if hold is None or live != build:
             return live
-        if hold != self._hold:
-            self._hold, self._held_until = hold, time.monotonic() + HOLD_S
-        if time.monotonic() < self._held_until:
+        now_s = time.monotonic()
+        met, until_s = self._holds.get(name, ("", 0.0))
+        if hold != met:
+            until_s = now_s + HOLD_S
+            self._holds[name] = hold, until_s
+        if now_s < until_s:
             raise ReadModelUnavailable("another build of it is about to take its place")
         return live
 

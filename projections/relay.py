@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from actors.errors import CommandIdReused, DomainError, InvalidCommand
+from projections.errors import ReadModelUnavailable
 from projections.handler import Policy
 from projections.issuing import Issued
 from projections.outbox import Outbox
@@ -142,20 +143,17 @@ class Relay:
     async def until_sent(self, shard: int, position: int) -> None:
         """Return once no command waits that follows from an event of the shard up to that position, whoever sends it.
 
-        Raises what `Outbox` does.
+        Where the read models can't be reached, it waits until they can. Raises ReadModelMissing, ReadModelVersion.
         """
         self._watched += 1
         try:
             while True:
                 settled = self._settled
                 self.wake()
-                if not await self._outbox.holds(shard, position):
-                    return
-                try:
-                    async with asyncio.timeout(self._limits.look_interval_s):
-                        await settled.wait()
-                except TimeoutError:
-                    continue  # another process may send it
+                with suppress(ReadModelUnavailable):
+                    if not await self._outbox.holds(shard, position):
+                        return
+                await _within(settled, self._limits.look_interval_s)  # another process may send it
         finally:
             self._watched -= 1
 
@@ -231,8 +229,13 @@ class Relay:
             self._sending[key] = Sending(task, len(first))
 
     async def _send(self, waiting: Sequence[Waiting]) -> None:
-        """Send the commands of one partition key, each once the one before it is done with."""
+        """Send the commands of one partition key, each once the one before it is done with.
+
+        Those of a shard that is let go of meanwhile are left to whoever follows it now.
+        """
         for each in waiting:
+            if each.command.shard not in self._shards():
+                return
             outcome = await self._attempt(each)
             self._outcomes.append(outcome)
             self._wake.set()

@@ -102,12 +102,12 @@ class Sample:
             self.failed = error
 
     def shrink(self) -> None:
-        """Leave out keys until the rows are few enough."""
-        while self.rows and sum(each.count for each in self.rows.values()) > ROWS_MAX:
+        """Leave out keys until the rows are few enough; none once it is closed."""
+        while self._is_open and self.rows and sum(each.count for each in self.rows.values()) > ROWS_MAX:
             self._leave_out_one()
 
     def close(self) -> None:
-        """Let no further key in."""
+        """Let no further key in, and leave none out."""
         self._is_open = False
 
     def keys(self) -> dict[Table, set[Key]]:

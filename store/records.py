@@ -119,7 +119,8 @@ class Advance(NamedTuple):
     shard: int
     from_position: int
     to_position: int
-    event_id: bytes
+    event_id: bytes | None
+    """None: back to the beginning of the log."""
 
 
 class ParkedKey(NamedTuple):

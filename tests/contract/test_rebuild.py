@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -215,6 +216,26 @@ async def test_a_live_one_that_is_held_leaves_its_rows_as_they_are_for_a_moment(
     await asyncio.sleep(0.06)
     await settled(live)
     assert await read_models.take_over(CustomerProjection, build) == 0
+
+
+async def test_two_that_are_held_at_once_are_held_no_longer_than_one(
+    log: Log, read_models: ReadModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two rebuilds that were ended before their builds took over leave them."""
+    monkeypatch.setattr("projections.read_models.HOLD_S", 0.05)
+    both: list[type[Projection]] = [CustomerProjection, Old]
+    live = [await started(log, read_models, each) for each in both]
+    for each in both:
+        await read_models.begin_rebuild(each, range(SHARDS))
+        await read_models.hold(each)
+    taken: set[Subscriber] = set()
+    async with asyncio.timeout(2):
+        while len(taken) < 2:
+            for subscriber in live:
+                with contextlib.suppress(ReadModelUnavailable):
+                    await settled(subscriber)
+                    taken.add(subscriber)
+            await asyncio.sleep(0.01)
 
 
 async def test_a_build_that_was_given_up_is_filled_no_further(log: Log, read_models: ReadModels) -> None:

@@ -19,6 +19,7 @@ from projections.plain_rows import PlainFold, PlainRows
 from projections.projection import Projection
 from projections.sampling import AuditState, Sample, SampleLimits, StandingAudit
 from store import EventRecord, EventStore
+from store.identity import shard_of
 from tests.contract.shop_to_audit import NAMES, Shop, running_shop
 from tests.logs import EVENTS, created, ordered
 
@@ -135,6 +136,36 @@ async def test_whoever_writes_meanwhile_makes_no_difference(shop: Shop, keys_max
     assert number > shop.store.shards
     assert (state.differences, state.failure) == (0, "")
     assert state.rows >= min(len(NAMES), keys_max * shop.store.shards)
+
+
+async def test_rows_that_come_meanwhile_leave_no_key_out_that_is_compared(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With them there are more rows than a sample has."""
+    seen = Table("seen_orders", MetaData(), Column("id", Text, primary_key=True))
+
+    class Seen(Projection):
+        tables: ClassVar = [seen]
+
+        def on_ordered(self, event: OrderCreated, changes: Changes) -> None:
+            changes.insert(seen, id=event.order_id)
+
+    async def more() -> None:
+        pause.meanwhile = None
+        await shop.log.write(*(ordered(name, f"more-{order}") for name in NAMES for order in range(10)))
+        await shop.follow(Seen)
+
+    await shop.follow(Seen)
+    monkeypatch.setattr(sampling, "ROWS_MAX", 10)
+    shard = shard_of(NAMES[0], shop.store.shards)
+    pause = Pauses()
+    pause.meanwhile = more
+    limits = SampleLimits()
+    audit = StandingAudit(shop.store, shop.read_models, [Seen], EVENTS, lambda: [shard], limits, pause=pause)
+    await audit.step()
+    (state,) = audit.states()
+    assert (state.audits, state.differences, state.finding) == (1, 0, "")
+    assert state.rows > 0
 
 
 async def test_it_looks_at_so_many_keys_and_others_the_next_time(shop: Shop) -> None:

@@ -61,6 +61,8 @@ class OutboxInMemory(Outbox):
                 del self.rows[place]
 
     async def holds(self, shard: int, position: int) -> bool:
+        if self.broken:
+            raise ReadModelUnavailable("it is away")
         return any(each.command.position <= position for each in self.rows)
 
 
@@ -150,6 +152,47 @@ def test_while_the_outbox_is_away_nothing_is_sent_twice_and_then_it_goes_on() ->
         await relay.until_sent(0, 2)
         assert {command_id: len(times) for command_id, times in hosts.times.items()} == {"id-1": 1, "id-2": 1}
         assert (relay.state().failure, relay.state().acknowledged) == ("", 2)
+        relay.stop()
+        await running
+
+    run(work())
+
+
+def test_who_waits_while_the_outbox_is_away_waits_on() -> None:
+    """The command did succeed: no other error than that it takes too long is of use to its caller."""
+
+    async def work() -> None:
+        outbox = OutboxInMemory("a")
+        relay = relay_of(outbox, Hosts())
+        outbox.broken = True
+        waiting = asyncio.create_task(relay.until_sent(0, 1))
+        await asyncio.sleep(5)
+        assert not waiting.done()
+        outbox.broken = False
+        await for_a_while(relay, 5)
+        await waiting
+
+    run(work())
+
+
+def test_of_a_shard_that_was_let_go_nothing_more_is_sent_than_what_is_under_way() -> None:
+    async def work() -> None:
+        outbox, hosts = OutboxInMemory("a", "a", "a"), Hosts(answer_s=1.0)
+        shards = [0]
+        relay = Relay(outbox, hosts, lambda: shards, clock=asyncio.get_running_loop().time)
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0.5)
+        shards.clear()
+        await asyncio.sleep(10)
+        assert list(hosts.times) == ["id-1"]
+        assert [each.command.command_id for each in outbox.rows] == ["id-2", "id-3"]
+        shards.append(0)
+        await relay.until_sent(0, 3)
+        assert {command_id: len(times) for command_id, times in hosts.times.items()} == {
+            "id-1": 1,
+            "id-2": 1,
+            "id-3": 1,
+        }
         relay.stop()
         await running
 
