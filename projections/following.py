@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 HANDLER_INTERVAL_S = 0.2
 """Between two transactions of a handler, which are in the store's own database, beside the hosts' appends."""
 
+HANDLER_SHARD_EVENTS = 50
+"""Of one shard, that wait to be handled: a handler is slow, and is to be at several shards at once."""
+
 
 class Following:
     """The subscribers of one application on one store."""
@@ -57,7 +60,10 @@ class Following:
         """
         projections, limits = tuple(projections), limits or SubscriberLimits()
         handler_limits = replace(
-            limits, apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s), apply_share=0.0
+            limits,
+            apply_interval_s=max(HANDLER_INTERVAL_S, limits.apply_interval_s),
+            apply_share=0.0,
+            of_one_shard_max=HANDLER_SHARD_EVENTS,
         )
         self._subscribers: dict[str, Subscriber] = {}
         self._sinks: dict[str, HandlerSink] = {}

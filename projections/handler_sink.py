@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -130,7 +130,7 @@ class HandlerSink:
         for record in batch:
             by_shard.setdefault(record.shard, []).append(record)
         slots, until = asyncio.Semaphore(self._policy.concurrency), self._clock() + TURN_S
-        turns = await asyncio.gather(*(self._take_shard(records, slots, until) for records in by_shard.values()))
+        turns = await _all_ended(*(self._take_shard(records, slots, until) for records in by_shard.values()))
         moved = await self._keep([turn for turn in turns if turn.last is not None])
         positions = {turn.shard: moved.get(turn.shard, turn.before) for turn in turns}
         failed = {turn.shard: turn.error for turn in turns if turn.error is not None}
@@ -288,6 +288,15 @@ class HandlerSink:
         rows = [row for row in await self._store.parked(self.subscriber) if row.shard in self._positions]
         self._parked = {row.partition_key for row in rows}
         return rows
+
+
+async def _all_ended(*turns: Awaitable[ShardTurn]) -> list[ShardTurn]:
+    """Return what they come to. Raises the first one's error once all have ended: none goes on beside the next."""
+    ended = await asyncio.gather(*turns, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in ended if isinstance(each, ShardTurn)]
 
 
 def parked_at(handler: str, record: EventRecord, attempts: int, failure: Failure) -> ParkedKey:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -32,6 +33,9 @@ class SubscriberLimits:
 
     batch_size_max: int = 5_000
     """Events applied in one transaction."""
+    of_one_shard_max: int = 50_000
+    """Of the events that are read from the store and wait, those of one shard, so that one with many leaves room to
+    others."""
     buffer_size_max: int = 50_000
     """Pushed events held; what is pushed past it is read from the store later."""
     apply_interval_s: float = 0.04
@@ -250,7 +254,7 @@ class Subscriber:
                 try:
                     applied, more = await self.step()
                     self._failure = None
-                    if applied:
+                    if applied and not self._behind - self._blocked.keys():
                         await self._gather(began + self._interval_s(self._clock() - began))
                 except EventrayError as error:
                     self._failure = Trouble.after(self._failure, error, self._clock(), self._limits)
@@ -375,11 +379,14 @@ class Subscriber:
 
     async def _read_missing(self, due: Sequence[int]) -> None:
         """Read from the store what pushes left out, as long as the batch has room; `due` shards are tried again."""
+        of_one_max = self._limits.of_one_shard_max
+        queued = Counter(record.shard for record in self._queue) if of_one_max < self._limits.batch_size_max else {}
         for shard in sorted(self._behind):
             room = self._limits.batch_size_max - len(self._queue)
             if room <= 0:
                 return
-            if shard in self._blocked and shard not in due:
+            room = min(room, of_one_max - queued.get(shard, 0))
+            if room <= 0 or (shard in self._blocked and shard not in due):
                 continue
             after = self._next[shard] - 1
             records = await self._store.read_shard(shard, after, room)

@@ -13,12 +13,15 @@ import pytest
 
 from actors.customers import CustomerCreated, OrderCreated
 from projections.errors import RestoredBehind, RetryLater, Undeliverable
+from projections.following import Following
 from projections.handler import Handler, Policy
 from projections.handler_sink import HandlerSink
+from projections.read_models import ReadModels
 from projections.rewinding import rewind
 from projections.subscriber import Subscriber, SubscriberLimits
 from store import Event, EventRecord, EventStore, StoreUnavailable
 from store.forwarding import Forwarding
+from store.identity import shard_of
 from store.records import Checkpoint, ParkedKey
 from tests.contract.conftest import Opener
 from tests.logs import EVENTS, Log, created, ordered
@@ -564,3 +567,25 @@ async def test_a_store_that_is_away_holds_up_the_handler_only_as_long(
     follower.subscriber.stop()
     await running
     assert set(follower.handler.calls) == {"a-1", "a-2"}
+
+
+async def test_a_shard_with_a_long_backlog_leaves_room_to_others(log: Log, store: EventStore, store_url: str) -> None:
+    """More of its events wait than a batch has, and the handler takes its time for each."""
+
+    class Slow(Notes, policy=QUICK):
+        async def on_ordered(self, event: OrderCreated) -> None:
+            await asyncio.sleep(0.01)
+            self.calls.append(event.order_id)
+
+    keys = {shard_of(key, store.shards): key for key in "abcdefghij"}
+    many, few = keys[min(keys)], keys[max(keys)]
+    await log.write(*orders(many, 2_000), *orders(few, 1))
+    slow, read_models = Slow(), ReadModels(store_url)
+    following = Following(store, read_models, [], [slow], EVENTS, SubscriberLimits(batch_size_max=500))
+    try:
+        await following.follow(range(store.shards))
+        await following.wait_for("Slow", shard_of(few, store.shards), 1, 3)
+        assert len(slow.calls) < 1_000
+    finally:
+        await following.abandon()
+        await read_models.close()

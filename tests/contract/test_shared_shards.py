@@ -82,6 +82,9 @@ class ProjectionHosts:
         for shard, head in (await store.heads()).items():
             for name in [*(projection.name for projection in PROJECTIONS), Noting.name]:
                 await self.all[0].wait_for(name, shard, head, 20)
+        async with asyncio.timeout(10):  # what was under way when a shard moved is taken up from its row
+            while await store.parked(Noting.name):
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -132,6 +132,44 @@ async def test_a_lost_reply_leaves_no_key_parked_and_no_order_changed(log: Log, 
     assert notes.calls in (["a-1", "a-2"], ["a-1", "a-1", "a-2"])
 
 
+async def test_where_the_store_fails_for_one_shard_the_calls_of_others_end_first(log: Log, store: EventStore) -> None:
+    """Else their events would come again while the handler is still at them."""
+    by_shard = {record.shard: key for key in "abcdef" for record in await log.write(ordered(key, "1"))}
+    failing = min(by_shard)
+    assert len(by_shard) >= 4
+    under_way: list[str] = []
+
+    async def slowly(event: OrderCreated) -> None:
+        under_way.append(event.customer_id)
+        await asyncio.sleep(0.1)
+        under_way.remove(event.customer_id)
+
+    class Away(Forwarding):
+        def __init__(self, inner: EventStore) -> None:
+            self.inner = inner
+
+        async def advance(self, handler: str, advances: Any, parks: Any, passed: Any) -> dict[int, int]:
+            if advances[0].shard == failing:
+                await wait_until(lambda: len(under_way) == 3)
+                raise StoreUnavailable("away", True)
+            return await self.inner.advance(handler, advances, parks, passed)
+
+    class Slow(Notes, policy=replace(QUICK, concurrency=4)):
+        pass
+
+    subscriber = follower(Away(store), Slow(slowly))
+    await subscriber.start()
+    with pytest.raises(StoreUnavailable):
+        await subscriber.step()
+    assert under_way == []
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 async def test_a_shard_whose_turn_was_cut_short_is_begun_warily_nevertheless(
     log: Log, store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
