@@ -29,7 +29,8 @@ class Policy:
     """After the last attempt. `park`: the event and all later ones of its partition key wait in the log, until somebody
     retries or discards it. `skip`: it is left out, and said in the log of the process."""
     parked_max: int = 1_000
-    """Partition keys that are parked at once; past it the handler stands still at the next event that it can't take."""
+    """Partition keys that are parked at once, of the shards that one process follows; past it the handler stands still
+    there at the next event that it can't take."""
     timeout_s: float = 30.0
     """How long one call may take."""
     concurrency: int = 8

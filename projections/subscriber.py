@@ -72,7 +72,7 @@ class Lag(NamedTuple):
     blocked: dict[int, str]
     """Shards that stand still, and the error each waits for."""
     failure: str
-    """Why nothing is applied at all; empty if all is well."""
+    """Why nothing is applied at all, or nothing of shards that are to be followed; empty if all is well."""
     gap_reads: int
     """How often the store was read for events that no push had brought."""
 
@@ -130,6 +130,8 @@ class Subscriber:
         self._blocked: dict[int, Trouble] = {}
         self._failure: Trouble | None = None
         self._ended = ""
+        self._not_followed = ""
+        """Why it could not follow shards that it was last told to."""
         self._waiters: dict[int, list[tuple[int, asyncio.Future[None]]]] = {}
         self._applied = 0
         self._gap_reads = 0
@@ -199,7 +201,7 @@ class Subscriber:
             behind=sum(max(0, heads.get(shard, 0) - position) for shard, position in checkpoints.items()),
             heads_age_s=self._clock() - self._heads_read_at,
             blocked={shard: trouble.reason for shard, trouble in dict(self._blocked).items()},
-            failure=self._ended or (self._failure.reason if self._failure else ""),
+            failure=self._ended or self._not_followed or (self._failure.reason if self._failure else ""),
             gap_reads=self._gap_reads,
         )
 
@@ -220,7 +222,12 @@ class Subscriber:
         async with self._turn:
             self._let_go(self.shards - wanted)
             if new := wanted - self.shards:
-                await self._take_up(new, wanted)
+                try:
+                    await self._take_up(new, wanted)
+                except EventrayError as error:
+                    self._not_followed = str(error)
+                    raise
+            self._not_followed = ""
         self._wake.set()
 
     def _let_go(self, shards: Collection[int]) -> None:

@@ -589,3 +589,23 @@ async def test_a_shard_with_a_long_backlog_leaves_room_to_others(log: Log, store
     finally:
         await following.abandon()
         await read_models.close()
+
+
+async def test_one_that_can_not_follow_its_shards_says_why(log: Log, store: EventStore, store_url: str) -> None:
+    """As where a projection host is replaced: nobody waits for its beginning."""
+    await log.write(*orders("a", 1))
+    await store.keep_checkpoints("Notes", {log.record(ordered("a", "2")).shard: Checkpoint(99, b"of another log.")})
+    read_models = ReadModels(store_url)
+    following = Following(store, read_models, [], [Notes()], EVENTS)
+    try:
+        with pytest.raises(RestoredBehind):
+            await following.follow(range(store.shards))
+        (lag,) = following.lags()
+        assert "the log ends before it" in lag.failure
+        await rewind(store, "Notes", "now")
+        await following.follow(range(store.shards))
+        (lag,) = following.lags()
+        assert lag.failure == ""
+    finally:
+        await following.abandon()
+        await read_models.close()
