@@ -35,6 +35,7 @@ from benchmarks.machine import describe, one_row_commit_p50_ms
 from cluster import Runtime
 from cluster.lag import catch_up
 from cluster.ray_edge import namespace_of
+from cluster.starting import until_all_serve
 from projections.customers import CustomerProjection
 from store.errors import EventrayError
 from store.opening import open_store
@@ -136,6 +137,7 @@ async def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, A
     commands = list(itertools.islice(workload(arguments.customers, commands_per_customer), arguments.commands))
     url = f"sqlite:///{(directory / 'bench.db').absolute()}"
     async with Runtime.open(url) as runtime:
+        await until_all_serve(runtime.status)
         lone = await measure_lone(runtime, directory)
         before = await commits_so_far(url)
         load = await submit_all(runtime, iter(commands), arguments.in_flight)

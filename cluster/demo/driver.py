@@ -22,6 +22,7 @@ from cluster.driving import Outcome, drive
 from cluster.lag import Lag, catch_up
 from cluster.runtime import Runtime
 from cluster.settings import read_settings
+from cluster.starting import until_all_serve
 from cluster.tally import Tally
 from projections.customers import CustomerProjection, LoyaltyProgramme
 from projections.outbox import Outbox
@@ -84,6 +85,7 @@ async def run_demo(url: str, purchases: Iterable[Purchase], watcher: Watcher) ->
     facts = expected(purchases)
     watcher.phase("Starting Ray", None)
     async with Runtime.open(url, app=shop) as runtime:
+        await until_all_serve(runtime.status)
         last_receipts = await _submit(runtime, list(steps(purchases)), report, watcher)
         if not report.complete:
             return report
