@@ -17,8 +17,8 @@ help: ## list the targets
 demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store: eventray-demo.db)
 	@$(VENV)/bin/eventray demo
 
-test: $(DEV) $(PROMETHEUS) test-programs ## run all tests, those that need Ray beside the others
-	@$(VENV)/bin/python -m pytest --numprocesses 2
+test: $(DEV) $(PROMETHEUS) test-programs ## run all tests, in two processes side by side: they wait more than they work
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 test-programs: # what tests run besides Python, from Debian's packages; without one, the tests that need it fail and say so
 	@for program in $(TEST_PROGRAMS); do \

@@ -18,6 +18,7 @@ from benchmarks.loading import load_with_snapshot
 from benchmarks.log import append_and_read, grow
 from benchmarks.places import Place, place
 from benchmarks.reporting import print_report, spread
+from store.logs import configure_logs
 
 
 async def measure(found: Place, arguments: argparse.Namespace) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="where stores are made, and stay; default: one that is removed")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    configure_logs()
     with place(arguments.store, arguments.directory) as found:
         figures, others = asyncio.run(measure(found, arguments))
         description = asyncio.run(found.describe())

@@ -1,4 +1,4 @@
-"""What all tests may ask for: a PostgreSQL server and room in it, and one Ray for the whole run."""
+"""What all tests may ask for: a PostgreSQL server and room in it, and one Ray for each process of the run."""
 
 from __future__ import annotations
 
@@ -11,27 +11,11 @@ from typing import Any
 
 import pytest
 import ray
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from tests import postgres
 
 os.environ.setdefault("EVENTRAY_METRICS_EXPORTER", "false")
 """Most tests need none, and it would be one more process of each runtime; those that do say so in their settings."""
-
-RAY_FOLDERS = {"acceptance", "integration", "torture"}
-
-
-class Lanes(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """How a parallel run is divided: all that needs Ray goes to one worker, so that the run has one Ray."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        return "ray" if Path(path).parts[1] in RAY_FOLDERS else path
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
-    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")

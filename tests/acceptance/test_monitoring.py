@@ -244,7 +244,8 @@ def test_prometheus_finds_the_exporter_beside_rays_own_metrics(scene: Scene) -> 
     found = {target["labels"]["job"]: (target["health"], target["lastError"]) for target in targets}
     assert found == {"eventray": ("up", ""), "ray": ("up", "")}
     assert scene.prometheus.query("ray_node_cpu_count") or scene.prometheus.query('{job="ray"}')
-    (state,) = scene.prometheus.query('eventray_parked_keys{subscriber="greeting"} == 1')
+    parked = 'eventray_parked_keys{subscriber="greeting"} == 1'
+    (state,) = until(lambda: scene.prometheus.query(parked), 20, "the parked key is scraped")
     assert state["metric"]["namespace"] == scene.namespace
 
 

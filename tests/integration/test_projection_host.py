@@ -46,7 +46,7 @@ async def health(host: ProjectionHost) -> ProjectionHealth:
 
 async def test_it_follows_what_is_pushed_and_serves_readers_who_wait(url: str, store: EventStore) -> None:
     log, host = await Log.on(store), host_for(url)
-    assert repr(host) == "Projections · CustomerProjection"
+    assert repr(host) == "Projections 1 · CustomerProjection · shop.db"
     await host.push(msgpack.packb(await log.write(created("c-1"))))  # before it is open: left to the store
     await host.open()
     await host.open()
