@@ -19,6 +19,7 @@ from actors.host import HostPlan
 from cluster.application import Application
 from cluster.coordination import Coordination
 from cluster.keeping import ExporterProcess, HostProcess, Keeper, ProjectionHostProcess
+from cluster.metrics import announcing
 from cluster.metrics.counting import Counts, merged, pack_samples
 from cluster.metrics.exporter import ExporterPlan
 from cluster.metrics.judging import Limits
@@ -26,7 +27,7 @@ from cluster.metrics.runtime import process_samples
 from cluster.metrics.store import MeteredStore
 from cluster.nodes import RayNodes
 from cluster.processes import RayProcesses, RayProcessesHere, StoreElsewhere
-from cluster.ray_edge import COORDINATOR
+from cluster.ray_edge import COORDINATOR, temp_dir
 from cluster.relaying import CommandsOverRay
 from cluster.settings import Settings
 from cluster.signature import signature_of
@@ -140,6 +141,7 @@ class Coordinator:
         await asyncio.wait({beginning})
         if not beginning.cancelled() and beginning.exception() is None:
             await beginning.result().stop()
+        await asyncio.to_thread(announcing.sweep, temp_dir())
 
     def _begun(self) -> asyncio.Task[Coordination]:
         if self._beginning is None:

@@ -21,8 +21,8 @@ log = structlog.get_logger(__name__)
 class Exporters(Processes, Protocol):
     """How exporters are made, asked and ended."""
 
-    async def url(self, name: str) -> str:
-        """Return where it serves. Raises ProcessLost."""
+    async def announce(self, name: str) -> str:
+        """Let one be found, and no other; return where it serves. Raises ProcessLost."""
         ...
 
 
@@ -68,7 +68,7 @@ class ExporterPlace:
 
     async def _ask(self, name: str) -> None:
         try:
-            self.url = await self._exporters.url(name)
+            self.url = await self._exporters.announce(name)
         except EventrayError as error:
             log.info("the exporter does not say where it serves", reason=str(error))
 

@@ -14,8 +14,9 @@ from ray.util import list_named_actors
 
 from cluster import local_ray, ray_session
 from cluster.application import Application, application_of
+from cluster.metrics import announcing
 from cluster.placement import check_hosts
-from cluster.ray_edge import COORDINATOR, is_runtime, namespace_of
+from cluster.ray_edge import COORDINATOR, is_runtime, namespace_of, temp_dir
 from cluster.runtime import Runtime, connected, end_runtime
 from cluster.settings import Settings, read_settings
 from cluster.status import RuntimeStatus
@@ -119,6 +120,7 @@ async def down(url: str, address: str | None, force: bool = False, settings: Set
         async with AsyncExitStack() as ending:
             await connected(known, settings, ending)
             ran = await _end_runtime_in(namespace, settings, force)
+            await asyncio.to_thread(announcing.sweep, temp_dir())
             keeper = await asyncio.to_thread(_keeper_of_nobody)
     if keeper is not None:
         await asyncio.to_thread(local_ray.stop, keeper)

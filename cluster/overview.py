@@ -6,13 +6,14 @@ Starts nothing, and holds nothing. Not here: how it is shown (`cli/status.py`).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import ray
 
 from cluster.application import Application
+from cluster.metrics.follower import projection_of
 from cluster.ray_edge import COORDINATOR, NoCoordinator, RayTransport, ask, namespace_of
 from cluster.status import RuntimeStatus
 from projections.errors import ReadModelMissing, ReadModelUnavailable
@@ -23,6 +24,7 @@ from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.sampling import AuditState
+from projections.subscriber import Lag
 from store.errors import InvalidValue
 from store.identity import shard_of
 from store.opening import open_store
@@ -53,6 +55,10 @@ class SubscriberStatus(NamedTuple):
     shards_behind: int
     begun: bool
     """Whether it has ever run on this store."""
+    followed: bool
+    """Whether a process of the runtime says that it follows it; False also where no runtime could be asked."""
+    trouble: str
+    """What keeps it from taking events, in a shard or at all, as the runtime's processes tell it."""
 
 
 class HandlerStatus(NamedTuple):
@@ -66,7 +72,9 @@ class HandlerStatus(NamedTuple):
     parked: int
     """Partition keys that are parked."""
     off: str | None
-    """Why it does nothing in the runtime; empty: it is on. None: no runtime could be asked."""
+    """Why it does nothing in the runtime; empty: it is on. None: no process that follows the log could be asked."""
+    failure: str
+    """Why it takes nothing at all, or nothing of shards that were given to it; empty: no process says so."""
     standing: dict[int, str]
     """Shards that stand still, and what each waits for."""
     handled: int = 0
@@ -146,8 +154,9 @@ class OverviewReader:
         runtime, unreached = await self._ask_runtime() if on_ray else (None, "no Ray is to be joined")
         heads = await self._store.heads()
         shards = [ShardStatus(*route, heads[route.shard]) for route in await self._store.routes()]
-        subscribers = [await self._progress(projection, heads) for projection in self._application.projections]
         healths = await self._healths(runtime) if runtime else []
+        lags = [lag for health in healths for lag in health.lags]
+        subscribers = [await self._progress(projection, heads, lags) for projection in self._application.projections]
         handlers = await self._handlers(heads, healths)
         place = None if self._stream is None else await self._place(self._stream, shards, runtime)
         return Overview(
@@ -160,7 +169,7 @@ class OverviewReader:
             subscribers=subscribers,
             handlers=handlers,
             audits=[audit for health in healths for audit in health.audits],
-            process_managers=[await self._managed(each, heads) for each in self._application.process_managers],
+            process_managers=[await self._managed(each, heads, lags) for each in self._application.process_managers],
             place=place,
         )
 
@@ -185,7 +194,7 @@ class OverviewReader:
 
     async def _handlers(self, heads: dict[int, int], healths: list[ProjectionHealth]) -> list[HandlerStatus]:
         """One handler may run in several processes, each for some shards."""
-        parked = Counter(row.handler for row in await self._store.parked())
+        parked = await self._store.parked_counts()
         found = []
         for name in [handler.name for handler in self._application.handlers]:
             positions = {shard: place.position for shard, place in (await self._store.checkpoints(name)).items()}
@@ -194,7 +203,9 @@ class OverviewReader:
             lags = [lag for health in healths for lag in health.lags if lag.subscriber == name]
             standing = {shard: reason for lag in lags for shard, reason in lag.blocked.items()}
             off = max((state.off for state in states), default=None)
-            told = HandlerStatus(name, behind, bool(positions), parked[name], off, standing)
+            failure = next((lag.failure for lag in lags if lag.failure), "")
+            keys = parked[name].keys if name in parked else 0
+            told = HandlerStatus(name, behind, bool(positions), keys, off, failure, standing)
             counts = {
                 count: sum(getattr(state, count) for state in states)
                 for count in ("handled", "failed", "skipped", "stuck")
@@ -202,16 +213,29 @@ class OverviewReader:
             found.append(told._replace(**counts))
         return found
 
-    async def _progress(self, projection: type[Projection], heads: dict[int, int]) -> SubscriberStatus:
+    async def _progress(
+        self, projection: type[Projection], heads: dict[int, int], lags: Sequence[Lag]
+    ) -> SubscriberStatus:
         try:
             positions = await self._read_models.positions(projection)
         except (ReadModelMissing, ReadModelUnavailable):
             positions = {}
         behind = [head - positions.get(shard, 0) for shard, head in heads.items()]
-        return SubscriberStatus(projection.name, sum(behind), sum(count > 0 for count in behind), bool(positions))
+        own = [lag for lag in lags if projection_of(lag.subscriber) == projection.name]
+        troubles = [trouble for lag in own for trouble in (lag.failure, *lag.blocked.values()) if trouble]
+        return SubscriberStatus(
+            projection.name,
+            sum(behind),
+            sum(count > 0 for count in behind),
+            bool(positions),
+            followed=bool(own),
+            trouble=next(iter(troubles), ""),
+        )
 
-    async def _managed(self, manager: type[ProcessManager], heads: dict[int, int]) -> ProcessManagerStatus:
-        progress = await self._progress(manager, heads)
+    async def _managed(
+        self, manager: type[ProcessManager], heads: dict[int, int], lags: Sequence[Lag]
+    ) -> ProcessManagerStatus:
+        progress = await self._progress(manager, heads, lags)
         try:
             return ProcessManagerStatus(progress, await Outbox(self._read_models, manager).state())
         except (ReadModelMissing, ReadModelUnavailable):

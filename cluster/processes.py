@@ -124,8 +124,8 @@ class RayProcesses:
         shards: list[int] = await _answer(name, self._handle(name).followed.remote())
         return shards
 
-    async def url(self, name: str) -> str:
-        told: str = await _answer(name, self._handle(name).url.remote())
+    async def announce(self, name: str) -> str:
+        told: str = await _answer(name, self._handle(name).announce.remote())
         return told
 
     def _handle(self, name: str) -> Any:

@@ -6,6 +6,7 @@ Not here: starting Ray (`ray_session.py`), what the actors do.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -34,6 +35,12 @@ def namespace_of(store_id: str) -> str:
 def is_runtime(namespace: str) -> bool:
     """Tell whether a Ray namespace is a runtime's."""
     return namespace.startswith(NAMESPACE_PREFIX)
+
+
+def temp_dir() -> Path:
+    """Return the directory of Ray on this machine. The process must be connected to it."""
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_temp_dir_path())
 
 
 def reason_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from store.records import (
     Claim,
     EventRecord,
     Histories,
+    ParkedCount,
     ParkedKey,
     Route,
     ShardAppend,
@@ -121,6 +122,9 @@ class Forwarding:
 
     async def parked(self, handler: str | None = None, wished: bool = False) -> list[ParkedKey]:
         return await self.inner.parked(handler, wished)
+
+    async def parked_counts(self) -> dict[str, ParkedCount]:
+        return await self.inner.parked_counts()
 
     async def advance(
         self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]

@@ -21,6 +21,7 @@ from store.records import (
     Claim,
     EventRecord,
     Histories,
+    ParkedCount,
     ParkedKey,
     Route,
     ShardAppend,
@@ -231,6 +232,12 @@ class MemoryStore:
         rows = [row for row in self._content.parked.values() if handler in (None, row.handler)]
         rows = [row for row in rows if row.wish or not wished]
         return sorted(rows, key=lambda row: (row.handler, row.parked_at, row.partition_key))
+
+    async def parked_counts(self) -> dict[str, ParkedCount]:
+        by_handler: dict[str, list[int]] = {}
+        for row in self._content.parked.values():
+            by_handler.setdefault(row.handler, []).append(row.parked_at)
+        return {handler: ParkedCount(len(moments), min(moments)) for handler, moments in by_handler.items()}
 
     async def advance(
         self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store import checkpoints
-from store.records import Advance, Checkpoint, ParkedKey
+from store.records import Advance, Checkpoint, ParkedCount, ParkedKey
 from store.schema import parked_keys
 
 KEYS_AT_ONCE = 500
@@ -27,6 +27,13 @@ async def read(connection: AsyncConnection, handler: str | None, wished: bool) -
     if wished:
         query = query.where(parked_keys.c.wish != "")
     return [ParkedKey(*row) for row in await connection.execute(query)]
+
+
+async def counts(connection: AsyncConnection) -> dict[str, ParkedCount]:
+    """See `Parking.parked_counts`."""
+    columns = parked_keys.c
+    query = select(columns.handler, func.count(), func.min(columns.parked_at)).group_by(columns.handler)
+    return {handler: ParkedCount(*count) for handler, *count in await connection.execute(query)}
 
 
 async def advance(

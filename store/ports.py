@@ -16,6 +16,7 @@ from store.records import (
     Claim,
     EventRecord,
     Histories,
+    ParkedCount,
     ParkedKey,
     Route,
     ShardAppend,
@@ -209,6 +210,12 @@ class Parking(Protocol):
 
     async def parked(self, handler: str | None = None, wished: bool = False) -> list[ParkedKey]:
         """Return what a handler, or any, has parked, the oldest first; with `wished` only what somebody wants done."""
+        ...
+
+    async def parked_counts(self) -> dict[str, ParkedCount]:
+        """Return how much each handler has parked, by name, of those that have parked any; the rows stay where they
+        are.
+        """
         ...
 
     async def advance(

@@ -148,6 +148,14 @@ class ParkedKey(NamedTuple):
     """What somebody has asked for: `retry`, or `discard` of the event that failed; empty: nothing."""
 
 
+class ParkedCount(NamedTuple):
+    """What a handler has parked, in short."""
+
+    keys: int
+    oldest_at: int
+    """When the oldest of them was parked: microseconds since 1970, UTC."""
+
+
 CommandKeys = Mapping[tuple[int, str, str], EventRecord]
 """First events of commands, by (shard, command key, stream)."""
 

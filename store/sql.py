@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from store import checkpoints, parking, taking
 from store.errors import StoreHeld, Superseded
 from store.ports import Wish
-from store.records import Advance, AuditResult, Checkpoint, Claim, ParkedKey, Route, Writer
+from store.records import Advance, AuditResult, Checkpoint, Claim, ParkedCount, ParkedKey, Route, Writer
 from store.schema import StoreIdentity, audits, hosts, runtime, shards, targets
 from store.taking import Holding
 
@@ -185,6 +185,9 @@ class SqlStore(ABC):
 
     async def parked(self, handler: str | None = None, wished: bool = False) -> list[ParkedKey]:
         return await self._read(partial(parking.read, handler=handler, wished=wished))
+
+    async def parked_counts(self) -> dict[str, ParkedCount]:
+        return await self._read(parking.counts)
 
     async def advance(
         self, handler: str, advances: Sequence[Advance], parks: Sequence[ParkedKey], passed: Mapping[int, set[str]]

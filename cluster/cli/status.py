@@ -212,10 +212,22 @@ def _host_table(runtime: RuntimeStatus) -> Table:
 
 
 def _subscriber_table(overview: Overview) -> Table:
-    table = _table("Subscribers", "name", numbers=("events behind", "shards behind"))
+    table = _table("Subscribers", "name", "state", numbers=("events behind", "shards behind"))
     for each in overview.subscribers:
-        table.add_row(each.name, _behind(each), str(each.shards_behind))
+        table.add_row(each.name, _subscriber_state(each, overview), _behind(each), str(each.shards_behind))
     return table
+
+
+def _subscriber_state(subscriber: SubscriberStatus, overview: Overview) -> str:
+    if not subscriber.followed:
+        return _unknown(overview)
+    return f"waiting: {subscriber.trouble}" if subscriber.trouble else "on"
+
+
+def _unknown(overview: Overview) -> str:
+    return (
+        "not known: no runtime was asked" if overview.runtime is None else "no projection host says that it follows it"
+    )
 
 
 def _handler_table(overview: Overview) -> Table:
@@ -224,15 +236,17 @@ def _handler_table(overview: Overview) -> Table:
     for each in overview.handlers:
         behind = f"{each.behind:,}" if each.begun else "never run"
         counts = (each.parked, each.handled, each.failed, each.skipped, each.stuck)
-        table.add_row(each.name, _handler_state(each), behind, *(f"{count:,}" for count in counts))
+        table.add_row(each.name, _handler_state(each, overview), behind, *(f"{count:,}" for count in counts))
     return table
 
 
-def _handler_state(handler: HandlerStatus) -> str:
+def _handler_state(handler: HandlerStatus, overview: Overview) -> str:
     if handler.off is None:
-        return "not known: no runtime was asked"
+        return _unknown(overview)
     if handler.off:
         return f"off: {handler.off}"
+    if handler.failure:
+        return f"stands still: {handler.failure}"
     if not handler.standing:
         return "on"
     shards, reason = _ranges(sorted(handler.standing)), next(iter(handler.standing.values()))
@@ -251,10 +265,11 @@ def _audit_table(overview: Overview) -> Table:
 def _managers(overview: Overview) -> list[RenderableType]:
     """`waiting`: commands that are not acknowledged yet, `retried`: those of them that have failed so far."""
     figures = ("behind", "waiting", "retried", "acknowledged", "refused", "failed")
-    table = _table("Process managers", "name", numbers=figures)
+    table = _table("Process managers", "name", "state", numbers=figures)
     for progress, outbox in overview.process_managers:
         sizes = (outbox.waiting, outbox.retried, outbox.acknowledged, outbox.refused, outbox.failed)
-        table.add_row(progress.name, _behind(progress), *(f"{size:,}" for size in sizes))
+        state = _subscriber_state(progress, overview)
+        table.add_row(progress.name, state, _behind(progress), *(f"{size:,}" for size in sizes))
     errors = [("retries", outbox.retry_error, progress.name) for progress, outbox in overview.process_managers]
     errors += [("failed at", outbox.last_failure, progress.name) for progress, outbox in overview.process_managers]
     return [table, *(Text(f"{name} {what} {error}") for what, error, name in errors if error)]

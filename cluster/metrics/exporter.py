@@ -6,12 +6,9 @@ It opens nothing when it is made. Not here: what it serves (`monitor.py`), who m
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,12 +16,13 @@ import ray
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from cluster.metrics import announcing
 from cluster.metrics.gathering import Gatherer
 from cluster.metrics.judging import Limits
 from cluster.metrics.looking import Looker
 from cluster.metrics.monitor import Monitor
 from cluster.metrics.serving import MetricsPortTaken, MetricsServer
-from cluster.ray_edge import COORDINATOR, RayTransport
+from cluster.ray_edge import COORDINATOR, RayTransport, temp_dir
 from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from projections.read_models import ReadModels
@@ -65,7 +63,6 @@ class Exporter:
         self._title = f"{self._title} · {short_name(plan.store_url)}"
         self._ending = AsyncExitStack()
         self._url: str | None = None
-        self._announcement: Path | None = None
 
     def __repr__(self) -> str:
         return self._title  # asked for even where the plan can't be read, in order to say so
@@ -90,7 +87,6 @@ class Exporter:
             here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
             url = reached_at(await self._served(server), here)
             ending.push_async_callback(server.close)
-            self._announcement = announced(url, plan.namespace)
             ending.callback(self.withdraw)
             looking = asyncio.create_task(monitor.run())
             looking.add_done_callback(_log_end)
@@ -98,10 +94,17 @@ class Exporter:
             self._url, self._ending = url, ending.pop_all()
         log.info("metrics are served", url=url, store=shown_url(plan.store_url))
 
-    async def url(self) -> str:
-        """Return where it serves. Raises RuntimeError before it does."""
+    async def announce(self) -> str:
+        """Let Prometheus find this one, and no other of the runtime; return where it serves.
+
+        Raises RuntimeError before it does.
+        """
         if self._url is None:
             raise RuntimeError("the exporter is not open")
+        try:
+            announcing.announce(temp_dir(), self._url, self._plan.namespace)
+        except OSError as error:
+            log.warning("Prometheus can't find the exporter by itself", reason=str(error))
         return self._url
 
     @ray.method(concurrency_group="health")
@@ -118,9 +121,8 @@ class Exporter:
         await self._ending.aclose()
 
     def withdraw(self) -> None:
-        """Take back the file by which Prometheus finds it. May be called from any thread, and twice."""
-        if self._announcement is not None:
-            self._announcement.unlink(missing_ok=True)
+        """Let Prometheus find it no more. May be called from any thread, and twice."""
+        announcing.withdraw(temp_dir(), self._plan.namespace)
 
     async def _served(self, server: MetricsServer) -> str:
         async for attempt in AsyncRetrying(
@@ -137,7 +139,10 @@ class Exporter:
         """What Prometheus is to scrape: this exporter, and the agents of Ray's nodes."""
         nodes: list[dict[str, Any]] = await asyncio.to_thread(ray.nodes)
         agents = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes if node["Alive"]]
-        return [target_of(self._url or "", self._plan.namespace), {"targets": sorted(agents), "labels": {"job": "ray"}}]
+        return [
+            announcing.target_of(self._url or "", self._plan.namespace),
+            {"targets": sorted(agents), "labels": {"job": "ray"}},
+        ]
 
 
 def _kind(projection: type[Projection]) -> str:
@@ -155,18 +160,3 @@ def reached_at(url: str, node_address: str) -> str:
     if parts.hostname not in ("0.0.0.0", "::"):  # noqa: S104 - it is compared, not listened at
         return url
     return f"http://{f'[{node_address}]' if ':' in node_address else node_address}:{parts.port}"
-
-
-def target_of(url: str, namespace: str) -> dict[str, Any]:
-    """Return an exporter as Prometheus' service discovery wants it."""
-    return {"targets": [url.removeprefix("http://")], "labels": {"job": "eventray", "namespace": namespace}}
-
-
-def announced(url: str, namespace: str) -> Path:
-    """Write where an exporter serves into a file beside the one in which Ray lists its own; return it."""
-    node: Any = ray._private.worker._global_node
-    path = Path(node.get_temp_dir_path(), f"{namespace}_service_discovery.json")
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps([target_of(url, namespace)]))
-    draft.replace(path)
-    return path

@@ -87,12 +87,12 @@ def judged(
         state, why = State.DOWN, reasons or "no projection host serves"
     elif not followers.follows(name):
         state, why = State.DOWN, "no projection host follows it: is it in the application that the runtime serves?"
-    elif standing is not None and standing.since_s >= limits.stuck_after_s:
+    elif standing is not None and standing.stood_s >= limits.stuck_after_s:
         told = followers.trouble_of(name, standing.shard)
         state = State.STUCK
         why = (
             f"in shard {standing.shard} it stands at {standing.position} of {standing.head} for"
-            f" {standing.since_s:.0f} s: {told or 'it does not say why; see its process in the Ray dashboard'}"
+            f" {standing.stood_s:.0f} s: {told or 'it does not say why; see its process in the Ray dashboard'}"
         )
     elif seen.parked:
         state, why = State.PARKED, f"{seen.parked} keys are parked: see `eventray dead-letters list`"

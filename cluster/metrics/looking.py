@@ -13,6 +13,7 @@ from projections.projection import Projection
 from projections.read_models import ReadModels
 from store.errors import EventrayError
 from store.ports import EventStore
+from store.records import ParkedCount
 
 OLDEST_READ_MAX = 8
 """Shards whose oldest event that a subscriber has not taken is read: those that stand first, then those most behind."""
@@ -42,8 +43,9 @@ class Looker:
         at_s = self._clock()
         heads = await self._store.heads()
         seen = {projection.name: await self._projection(projection, heads) for projection in self._projections}
-        seen |= {handler: await self._handler(handler, heads) for handler in self._handlers}
-        return Look(at_s, heads, seen, await self._store.audits())
+        parked = await self._store.parked_counts() if self._handlers else {}
+        seen |= {handler: await self._handler(handler, heads, parked.get(handler)) for handler in self._handlers}
+        return Look(at_s, self._clock(), heads, seen, await self._store.audits())
 
     async def _projection(self, projection: type[Projection], heads: Mapping[int, int]) -> Seen:
         try:
@@ -60,16 +62,13 @@ class Looker:
             rebuilt = held / total if total else 1.0
         return Seen(positions, await self._oldest_at_s(projection.name, positions, heads), rebuilt=rebuilt)
 
-    async def _handler(self, handler: str, heads: Mapping[int, int]) -> Seen:
+    async def _handler(self, handler: str, heads: Mapping[int, int], parked: ParkedCount | None) -> Seen:
         checkpoints = await self._store.checkpoints(handler)
         positions = {shard: checkpoint.position for shard, checkpoint in checkpoints.items()}
-        parked = await self._store.parked(handler)
-        return Seen(
-            positions,
-            await self._oldest_at_s(handler, positions, heads),
-            parked=len(parked),
-            oldest_parked_at_s=min((row.parked_at for row in parked), default=0) / 1e6 if parked else None,
-        )
+        seen = Seen(positions, await self._oldest_at_s(handler, positions, heads))
+        if parked is None:
+            return seen
+        return seen._replace(parked=parked.keys, oldest_parked_at_s=parked.oldest_at / 1e6)
 
     async def _oldest_at_s(
         self, subscriber: str, positions: Mapping[int, int], heads: Mapping[int, int]

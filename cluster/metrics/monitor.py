@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -24,6 +24,10 @@ from store.errors import EventrayError
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 2.0
+LOOKS_MIN = 4
+"""In the time after which a subscriber is stuck: one that is said to be was found in its place about so often."""
+FRESH_S = 6.0
+"""So long a look says how things are; then that is not known any more."""
 LOOK_WITHIN_S = 10.0
 EXPORTER = "exporter"
 
@@ -54,15 +58,18 @@ class Monitor:
         self._kinds = kinds
         self._off = off
         self._limits = limits
+        self.look_every_s = min(LOOK_EVERY_S, limits.stuck_after_s / LOOKS_MIN)
         self._watches = {name: Watch() for name in kinds}
         self._look: Look | None = None
         self._trouble = "nothing has been read from SQL yet"
+        self._unwell: set[str] = set()
+        """Subscribers of which the log says that they need somebody."""
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(self.look_every_s)
 
     async def look(self) -> None:
         """Look once."""
@@ -76,7 +83,7 @@ class Monitor:
         self._look, self._trouble = look, ""
         for name, seen in look.seen.items():
             if not seen.trouble:
-                self._watches[name].look(look.at_s, look.heads, seen.positions)
+                self._watches[name].look(look.at_s, look.read_s, look.heads, seen.positions)
 
     # --- what is told ---
 
@@ -128,15 +135,29 @@ class Monitor:
         followers = Followers(gathered.health, self._followers_down(gathered))
         seen = self._look.seen if self._look is not None else {}
         now_s, found = time.monotonic(), []
-        stale = self._look is None or now_s - self._look.at_s > 3 * LOOK_EVERY_S
+        stale = self._look is None or now_s - self._look.at_s > FRESH_S
         for name, kind in self._kinds.items():
-            progress = self._watches[name].progress(now_s, LOOK_EVERY_S)
+            progress = self._watches[name].progress(now_s, FRESH_S)
             what = seen.get(name, Seen({}))
             if stale:
                 what = what._replace(trouble=f"the store can't be read: {self._trouble or 'no answer'}")
             off = self._off.get(name, "")
             found.append((judged(name, kind, what, progress, followers, off, self._limits), progress))
+        if self._look is not None:
+            self._log([verdict for verdict, _ in found])
         return found
+
+    def _log(self, verdicts: Sequence[Verdict]) -> None:
+        """Say who has come to need somebody, and who no longer does."""
+        for each in verdicts:
+            if each.state in NEEDS_SOMEBODY and each.name not in self._unwell:
+                log.warning(
+                    "a subscriber needs somebody", subscriber=each.name, state=each.state.value, reason=each.why
+                )
+                self._unwell.add(each.name)
+            elif each.state not in NEEDS_SOMEBODY and each.name in self._unwell:
+                log.info("a subscriber gets on again", subscriber=each.name, state=each.state.value)
+                self._unwell.discard(each.name)
 
     def _followers_down(self, gathered: Gathered) -> dict[str, str]:
         titles = {each.title for each in gathered.known.projection_hosts} if gathered.known else set()

@@ -49,6 +49,7 @@ MERELY_TIMED = (
     "move_checkpoints",
     "checkpoints",
     "parked",
+    "parked_counts",
     "advance",
     "keep_parked",
     "unpark",

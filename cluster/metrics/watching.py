@@ -20,6 +20,8 @@ class Look(NamedTuple):
 
     at_s: float
     """On the watch's clock, before anything was read."""
+    read_s: float
+    """When all was read."""
     heads: Mapping[int, int]
     """Position of each shard's last event."""
     seen: Mapping[str, Seen]
@@ -49,8 +51,8 @@ class Standing(NamedTuple):
     shard: int
     position: int
     head: int
-    since_s: float
-    """How long."""
+    stood_s: float
+    """For so long at least: between two looks that both found it there, whatever has become of it since."""
 
 
 class Progress(NamedTuple):
@@ -59,7 +61,7 @@ class Progress(NamedTuple):
     behind: int
     """Events that it has not taken."""
     lag_s: float
-    """How long ago the log was as far as it is now; 0: it has all that was there a look ago."""
+    """How long ago the log was as far as it is now; 0: at the last look it had all that was there at the one before."""
     position: int
     """Events that it has taken, of all shards."""
     standing: Standing | None
@@ -77,11 +79,11 @@ class Watch:
         self._heads: Mapping[int, int] = {}
         self._positions: Mapping[int, int] = {}
         self._since_s: dict[int, float] = {}
-        """Since when each shard that is behind has stood where it is."""
+        """Since when each shard that is behind is known to have stood where it is."""
         self._last_s = 0.0
 
-    def look(self, at_s: float, heads: Mapping[int, int], positions: Mapping[int, int]) -> None:
-        """Take in where the log and the subscriber were at a time."""
+    def look(self, at_s: float, read_s: float, heads: Mapping[int, int], positions: Mapping[int, int]) -> None:
+        """Take in where the log and the subscriber were, read between two times; the heads were read first."""
         if self._reached_s is None:
             self._reached_s = at_s
         self._marks.append((at_s, heads))
@@ -90,21 +92,24 @@ class Watch:
         if len(self._marks) > MARKS_MAX:
             del self._marks[1::2]
         self._since_s = {
-            shard: self._since_s.get(shard, at_s) if positions.get(shard, 0) == self._positions.get(shard, 0) else at_s
+            shard: self._since_s.get(shard, read_s)
+            if positions.get(shard, 0) == self._positions.get(shard, 0)
+            else read_s
             for shard, head in heads.items()
             if head > positions.get(shard, 0)
         }
         self._heads, self._positions, self._last_s = heads, positions, at_s
 
-    def progress(self, now_s: float, look_every_s: float) -> Progress:
-        """Say how it gets on now. Where there was no look for long, nothing is known to be well: its lag grows."""
+    def progress(self, now_s: float, fresh_s: float) -> Progress:
+        """Say how it gets on now. Where the last look is older than `fresh_s`, nothing is known to be well: its lag
+        grows. That a shard stands is said by looks alone: one that is late says nothing of those it watches.
+        """
         behind = sum(max(0, head - self._positions.get(shard, 0)) for shard, head in self._heads.items())
         reached_s = now_s if self._reached_s is None else self._reached_s
         standing = None
         if self._since_s:
             shard = min(self._since_s, key=lambda shard: (self._since_s[shard], shard))
-            since_s = max(0.0, now_s - self._since_s[shard])
-            standing = Standing(shard, self._positions.get(shard, 0), self._heads[shard], since_s)
-        known = len(self._marks) <= 1 and now_s - self._last_s <= 3 * look_every_s
-        known = known and (standing is None or standing.since_s < look_every_s)
+            stood_s = max(0.0, self._last_s - self._since_s[shard])
+            standing = Standing(shard, self._positions.get(shard, 0), self._heads[shard], stood_s)
+        known = len(self._marks) <= 1 and now_s - self._last_s <= fresh_s
         return Progress(behind, 0.0 if known else max(0.0, now_s - reached_s), sum(self._positions.values()), standing)

@@ -28,12 +28,11 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 import pytest
-import ray
 
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
 from cluster import Runtime, SyncRuntime
 from cluster.monitoring.panels import DASHBOARDS
-from cluster.ray_edge import namespace_of
+from cluster.ray_edge import namespace_of, temp_dir
 from cluster.settings import Settings
 from cluster.status import RuntimeStatus
 from store import open_store
@@ -126,9 +125,7 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
 def running_prometheus(directory: Path, namespace: str, exporter: str) -> Iterator[Prometheus]:
     """Run it with our config and rules, hurried: a second in the place of ten, and alerts that wait for nothing."""
     config = (MONITORING / "prometheus.yml").read_text()
-    node: Any = ray._private.worker._global_node
-    temp_dir = node.get_temp_dir_path()
-    config = config.replace("/tmp/ray/*", f"{temp_dir}/{namespace}")
+    config = config.replace("/tmp/ray/*", f"{temp_dir()}/{namespace}*")
     config = re.sub(r"_interval: 10s", "_interval: 1s", config).replace("scrape_timeout: 8s", "scrape_timeout: 1s")
     config += f"""
   - job_name: http

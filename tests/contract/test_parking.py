@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from store import EventStore
-from store.records import Advance, Checkpoint, ParkedKey
+from store.records import Advance, Checkpoint, ParkedCount, ParkedKey
 from tests.contract.conftest import Opener
 
 
@@ -92,6 +92,15 @@ async def test_what_is_wished_is_kept_and_makes_the_row_another(begun: EventStor
     assert {row.wish for row in await begun.parked("mail")} == {"discard"}
     assert not await begun.keep_parked(rows[0]._replace(wish="retry"), rows[0])
     assert await begun.parked("hook") == rows[2:]
+
+
+async def test_how_much_is_parked_is_told_without_the_rows(begun: EventStore) -> None:
+    assert await begun.parked_counts() == {}
+    rows = [parked("a", parked_at=9), parked("b", 1, parked_at=7), parked("a", handler="hook", parked_at=3)]
+    await begun.keep_checkpoints("hook", {0: Checkpoint(4, b"four")})
+    await begun.advance("mail", [Advance(0, 4, 5, b"five"), Advance(1, 4, 5, b"five")], rows[:2], {})
+    await begun.advance("hook", [Advance(0, 4, 5, b"five")], rows[2:], {})
+    assert await begun.parked_counts() == {"mail": ParkedCount(2, 7), "hook": ParkedCount(1, 3)}
 
 
 async def test_a_reset_moves_checkpoints_and_unparks_what_comes_again(begun: EventStore) -> None:

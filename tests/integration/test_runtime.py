@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from functools import partial
 
 import pytest
 import ray
@@ -39,6 +40,11 @@ async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20) 
 
 def actors_of(store_id: str) -> list[str]:
     return [each["name"] for each in list_named_actors(True) if each["namespace"] == namespace_of(store_id)]
+
+
+async def are_all_there(store_id: str, settings: Settings) -> bool:
+    """Tell whether a coordinator, two hosts and a projection host are there, and the exporter if there is to be one."""
+    return len(actors_of(store_id)) == 4 + settings.metrics_exporter
 
 
 @pytest.mark.parametrize("store_url", ["sqlite", "postgres"], indirect=True)
@@ -131,7 +137,7 @@ async def test_closing_ends_the_processes_and_gives_the_store_back(store_url: st
         store = await open_store(store_url)
         pids = [writer.pid for writer in (await store.writers()).values()]
         assert len(pids) == 2
-        assert len(actors_of(receipt.store_id)) == 4
+        await until(partial(are_all_there, receipt.store_id, settings))
 
     async def gone() -> bool:
         return not actors_of(receipt.store_id) and all(started(pid) is None for pid in pids)
@@ -201,7 +207,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_driver_leaves_no_process_behind(store_url: str, ray_address: str) -> None:
+async def test_a_killed_driver_leaves_no_process_behind(store_url: str, ray_address: str, settings: Settings) -> None:
     driver = await asyncio.create_subprocess_exec(
         sys.executable, "-c", DRIVER, store_url, ray_address, stdout=asyncio.subprocess.PIPE
     )
@@ -210,7 +216,7 @@ async def test_a_killed_driver_leaves_no_process_behind(store_url: str, ray_addr
     store = await open_store(store_url)
     pids = [writer.pid for writer in (await store.writers()).values()]
     assert len(pids) == 2
-    assert len(actors_of(store.store_id)) == 4
+    await until(partial(are_all_there, store.store_id, settings))
     driver.kill()
 
     async def gone() -> bool:

@@ -16,7 +16,7 @@ from tests.pretending import FAST, NODE, Pretended, PretendedNodes, until
 class PretendedExporters(Pretended):
     """Exporters that say where they serve."""
 
-    async def url(self, name: str) -> str:
+    async def announce(self, name: str) -> str:
         if name not in self.running:
             raise ProcessLost(name, "gone")
         return f"http://{name}"

@@ -7,17 +7,18 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from actors.hosting import HostHealth
-from cluster.keeping import ExporterProcess
 from cluster.metrics import definitions as m
 from cluster.metrics import gathering, looking
+from cluster.metrics.announcing import target_of
 from cluster.metrics.counting import pack_samples
-from cluster.metrics.exporter import reached_at, target_of
+from cluster.metrics.exporter import reached_at
 from cluster.metrics.gathering import STARTING, Gatherer
 from cluster.metrics.judging import Followers, Limits, State, Verdict, judged, unready
 from cluster.metrics.looking import Looker
@@ -37,22 +38,23 @@ from store.memory import MemoryStore
 from store.records import Advance, AuditResult, Checkpoint, ParkedKey, ShardAppend
 from tests.contract.rows import own, rows
 
-EVERY_S = 2.0
+FRESH_S = 6.0
 LIMITS = Limits(lagging_after_s=5.0, stuck_after_s=10.0)
 
 # --- watching ---
 
 
 def watched(*looks: tuple[float, dict[int, int], dict[int, int]]) -> Watch:
+    """Return a watch that has looked, each time within no time."""
     watch = Watch()
-    for look in looks:
-        watch.look(*look)
+    for at_s, heads, positions in looks:
+        watch.look(at_s, at_s, heads, positions)
     return watch
 
 
 def test_who_has_all_that_was_there_a_look_ago_has_no_lag_whatever_came_since() -> None:
     watch = watched((0.0, {0: 5, 1: 0}, {0: 3}), (2.0, {0: 9, 1: 2}, {0: 7}))
-    assert watch.progress(2.5, EVERY_S) == Progress(4, 0.0, 7, Standing(0, 7, 9, 0.5))
+    assert watch.progress(2.5, FRESH_S) == Progress(4, 0.0, 7, Standing(0, 7, 9, 0.0))
 
 
 def test_a_lag_in_seconds_is_how_long_ago_the_log_was_as_far() -> None:
@@ -63,43 +65,61 @@ def test_a_lag_in_seconds_is_how_long_ago_the_log_was_as_far() -> None:
         (6.0, {0: 9}, {0: 7}),
         (8.0, {0: 12}, {0: 8}),
     )
-    assert watch.progress(8.0, EVERY_S).lag_s == 8.0
-    watch.look(10.0, {0: 15}, {0: 9})
-    assert watch.progress(10.0, EVERY_S).lag_s == 4.0
-    watch.look(12.0, {0: 15}, {0: 15})
-    assert watch.progress(12.0, EVERY_S).lag_s == 0.0
+    assert watch.progress(8.0, FRESH_S).lag_s == 8.0
+    watch.look(10.0, 10.0, {0: 15}, {0: 9})
+    assert watch.progress(10.0, FRESH_S).lag_s == 4.0
+    watch.look(12.0, 12.0, {0: 15}, {0: 15})
+    assert watch.progress(12.0, FRESH_S).lag_s == 0.0
 
 
 def test_a_checkpoint_that_stands_is_noticed_in_the_one_shard_where_it_does() -> None:
     watch = watched(*((at, {0: int(at) + 9, 1: 5}, {0: int(at) + 8, 1: 2}) for at in (0.0, 2.0, 4.0, 6.0)))
-    progress = watch.progress(7.0, EVERY_S)
-    assert progress.standing == Standing(1, 2, 5, 7.0)
+    progress = watch.progress(7.0, FRESH_S)
+    assert progress.standing == Standing(1, 2, 5, 6.0)
     assert progress.lag_s == 7.0
-    watch.look(8.0, {0: 17, 1: 5}, {0: 16, 1: 3})
-    assert watch.progress(8.0, EVERY_S).standing == Standing(0, 16, 17, 0.0)
+    watch.look(8.0, 8.0, {0: 17, 1: 5}, {0: 16, 1: 3})
+    assert watch.progress(8.0, FRESH_S).standing == Standing(0, 16, 17, 0.0)
 
 
-def test_a_shard_that_stands_is_a_lag_before_the_next_look_is_there() -> None:
+def test_a_shard_that_stands_is_a_lag_from_the_next_look_on() -> None:
     watch = watched((0.0, {0: 5}, {0: 5}), (2.0, {0: 6}, {0: 5}))
-    assert watch.progress(3.0, EVERY_S).lag_s == 0.0
-    assert watch.progress(4.5, EVERY_S).lag_s == 4.5
+    assert watch.progress(3.0, FRESH_S).lag_s == 0.0
+    watch.look(4.0, 4.0, {0: 6}, {0: 5})
+    assert watch.progress(4.5, FRESH_S).lag_s == 4.5
+
+
+def test_a_look_that_is_late_makes_nobody_stand_who_was_found_behind_once() -> None:
+    """Under load each has just not taken the last events, at any moment."""
+    watch = watched((0.0, {0: 5}, {0: 5}), (2.0, {0: 9}, {0: 7}))
+    late = watch.progress(7.9, FRESH_S)
+    assert (late.standing, late.lag_s) == (Standing(0, 7, 9, 0.0), 0.0)
+    watch.look(8.0, 8.1, {0: 20}, {0: 19})
+    assert watch.progress(8.1, FRESH_S).standing == Standing(0, 19, 20, 0.0)
+
+
+def test_a_slow_look_counts_as_no_time_that_a_shard_has_stood() -> None:
+    """A checkpoint that was read at the end of one look, and at the beginning of the next, stood in between."""
+    watch = Watch()
+    watch.look(0.0, 3.0, {0: 5}, {0: 2})
+    watch.look(5.0, 9.0, {0: 9}, {0: 2})
+    assert watch.progress(9.0, FRESH_S).standing == Standing(0, 2, 9, 2.0)
 
 
 def test_a_log_that_stands_still_makes_nobody_stuck() -> None:
     watch = watched(*((at, {0: 5}, {0: 5}) for at in (0.0, 20.0, 40.0)))
-    assert watch.progress(40.0, EVERY_S) == Progress(0, 0.0, 5, None)
+    assert watch.progress(40.0, FRESH_S) == Progress(0, 0.0, 5, None)
 
 
 def test_where_nothing_can_be_read_any_more_the_lag_grows_and_never_reads_zero() -> None:
     watch = watched((0.0, {0: 5}, {0: 5}))
-    lags = [watch.progress(at, EVERY_S).lag_s for at in (1.0, 10.0, 60.0)]
+    lags = [watch.progress(at, FRESH_S).lag_s for at in (1.0, 10.0, 60.0)]
     assert lags == [0.0, 10.0, 60.0]
 
 
 def test_what_is_remembered_of_a_subscriber_that_never_comes_up_is_bounded_and_its_lag_true() -> None:
     watch = watched(*((float(at), {0: 5 + at}, {0: 0}) for at in range(5_000)))
     assert len(watch._marks) <= 200
-    assert watch.progress(4_999.0, EVERY_S).lag_s == 4_999.0
+    assert watch.progress(4_999.0, FRESH_S).lag_s == 4_999.0
 
 
 # --- looking ---
@@ -371,6 +391,28 @@ async def test_while_a_host_fails_over_it_is_down_and_all_else_is_shown(scene: S
     assert processing["subscribers"][0]["why"] == "projections-1: its process has died"
 
 
+async def test_who_comes_to_need_somebody_is_in_the_log_once_and_so_is_that_it_gets_on(scene: Scene) -> None:
+    await scene.monitor.look()
+    with capture_logs() as lines:
+        scene.runtime.gone = {"projections-1-1-1"}
+        for _ in range(3):
+            await scene.get("/health/processing")
+        scene.runtime.gone.clear()
+        for _ in range(2):
+            await scene.get("/health/processing")
+    assert [(line["log_level"], line["event"], line["subscriber"], line["state"]) for line in lines] == [
+        ("warning", "a subscriber needs somebody", "CustomerProjection", "down"),
+        ("info", "a subscriber gets on again", "CustomerProjection", "ok"),
+    ]
+    assert "its process has died" in lines[0]["reason"]
+
+
+@pytest.mark.parametrize(("stuck_after_s", "every_s"), [(10.0, 2.0), (2.0, 0.5)])
+def test_whoever_is_stuck_was_looked_at_several_times(stuck_after_s: float, every_s: float) -> None:
+    limits = LIMITS._replace(stuck_after_s=stuck_after_s)
+    assert Monitor(cast("Any", None), cast("Any", None), {}, {}, limits).look_every_s == every_s
+
+
 async def test_a_store_that_can_not_be_read_is_no_health(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     await scene.monitor.look()
     now_s = time.monotonic()
@@ -395,15 +437,6 @@ def test_one_that_listens_everywhere_is_announced_by_the_address_of_its_node(
 ) -> None:
     assert reached_at(listens_at, node) == found_at
     assert target_of(found_at, "n")["targets"] == [found_at.removeprefix("http://")]
-
-
-def test_an_exporter_that_ends_with_its_coordinator_leaves_no_target_behind(tmp_path: Path) -> None:
-    process = ExporterProcess.__new__(ExporterProcess)  # without Ray
-    process._announcement = tmp_path / "targets.json"
-    process._announcement.touch()
-    for _ in range(2):
-        process._before_the_end()
-    assert not process._announcement.exists()
 
 
 async def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told_with_what_to_do(scene: Scene) -> None:
