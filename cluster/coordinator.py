@@ -34,7 +34,7 @@ from cluster.signature import signature_of
 from cluster.status import RuntimeStatus
 from projections.handler import Handler
 from projections.host import ProjectionPlan
-from projections.subscriber import SubscriberLimits
+from projections.progress import SubscriberLimits
 from store.errors import EventrayError, StoreHeld
 from store.logs import configure_logs
 from store.opening import open_store

@@ -29,9 +29,9 @@ from cluster.transport import HostGone
 from projections.callbacks import Callback
 from projections.errors import ConsistencyTimeout
 from projections.process_manager import ProcessManager
+from projections.progress import Start
 from projections.projection import Projection
 from projections.read_models import ReadModels
-from projections.subscriber import Start
 from store.errors import EventrayError, InvalidValue
 from store.events import Event
 from store.ports import EventReader

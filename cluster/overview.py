@@ -21,10 +21,10 @@ from projections.host import ProjectionHealth
 from projections.outbox import Outbox
 from projections.outbox_sql import NOTHING_SENT, OutboxState
 from projections.process_manager import ProcessManager
+from projections.progress import Lag
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.sampling import AuditState
-from projections.subscriber import Lag
 from store.errors import InvalidValue
 from store.identity import shard_of
 from store.opening import open_store

@@ -13,7 +13,8 @@ import structlog
 
 from cluster.transport import HostGone
 from projections.callbacks import Callback, CallbackSink, wanted_types
-from projections.subscriber import Lag, Start, Subscriber, SubscriberLimits
+from projections.progress import Lag, Start, SubscriberLimits
+from projections.subscriber import Subscriber
 from store.codec import EventRegistry
 from store.errors import EventrayError, InvalidValue
 from store.events import Event

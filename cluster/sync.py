@@ -23,8 +23,8 @@ from cluster.runtime import Runtime
 from cluster.status import RuntimeStatus
 from cluster.subscriptions import Subscription
 from projections.callbacks import Callback
+from projections.progress import Start
 from projections.projection import Projection
-from projections.subscriber import Start
 from store.errors import EventrayError
 from store.events import Event
 

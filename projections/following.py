@@ -17,13 +17,14 @@ from projections.errors import NotFollowed
 from projections.handler import Handler
 from projections.handler_sink import HandlerSink, HandlerState
 from projections.managing import Managing, ProcessManagerSubscriber
+from projections.progress import Lag, SubscriberLimits
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
 from projections.relay import RelayState
 from projections.sampling import AuditState, SampleLimits, StandingAudit
 from projections.sink import Sink
-from projections.subscriber import Lag, Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from store.codec import EventRegistry
 from store.ports import EventStore
 from store.records import EventRecord

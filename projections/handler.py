@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, cast
 from tenacity import RetryCallState, wait_exponential, wait_random
 
 from projections.event_methods import EventMethod, methods_of
-from projections.subscriber import Start
+from projections.progress import Start
 from store.errors import InvalidValue
 from store.events import Event
 

@@ -28,11 +28,11 @@ from projections.listening import Listeners
 from projections.managing import Managing
 from projections.metering import FollowerMeter, Unmetered
 from projections.process_manager import ProcessManager
+from projections.progress import Lag, SubscriberLimits
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.relay import Commands, RelayState
 from projections.sampling import AuditState, SampleLimits
-from projections.subscriber import Lag, SubscriberLimits
 from store.codec import EventRegistry
 from store.events import Event
 from store.logs import configure_logs

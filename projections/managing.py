@@ -15,10 +15,10 @@ from projections.errors import ConsistencyTimeout
 from projections.issuing import Issuing
 from projections.outbox import Outbox
 from projections.process_manager import ProcessManager
+from projections.progress import SubscriberLimits
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
 from projections.relay import Commands, Relay, RelayLimits
-from projections.subscriber import SubscriberLimits
 from store.ports import EventStore
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from projections.event_methods import EventMethod
+from projections.progress import Start
 from projections.projection import Projection
-from projections.subscriber import Start
 from store.errors import InvalidValue
 from store.events import Event
 

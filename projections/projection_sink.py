@@ -16,10 +16,11 @@ from projections.changes import Changes
 from projections.errors import ConsistencyTimeout, ProjectionFailed, ReadModelMissing, ReadModelRejected
 from projections.folding import Folder
 from projections.issuing import Issuing
+from projections.progress import Start, SubscriberLimits
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.sink import Taken
-from projections.subscriber import Start, Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from projections.tables import Build
 from store.codec import EventRegistry
 from store.errors import EventrayError

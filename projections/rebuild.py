@@ -13,10 +13,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from projections.errors import ReadModelMissing, ReadModelUnavailable, RebuildStopped
 from projections.issuing import Issuing
+from projections.progress import Progress, SubscriberLimits
 from projections.projection import Projection
 from projections.projection_sink import RebuildSink
 from projections.read_models import ReadModels
-from projections.subscriber import Progress, Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from projections.tables import Build
 from store.codec import EventRegistry
 from store.ports import EventReader

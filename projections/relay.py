@@ -23,7 +23,7 @@ from projections.handler import Policy
 from projections.issuing import Issued
 from projections.outbox import Outbox
 from projections.outbox_sql import Ending, Outcome, Waiting
-from projections.subscriber import SubscriberLimits, Trouble
+from projections.progress import SubscriberLimits, Trouble
 from store.errors import EventrayError, StoreRejected
 
 log = structlog.get_logger(__name__)

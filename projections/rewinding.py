@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from projections.subscriber import Start
+from projections.progress import Start
 from store.ports import EventStore
 from store.records import Checkpoint, micros
 

@@ -1,7 +1,8 @@
 """Following the log: pushed records for latency, the store for the truth.
 
 A `Subscriber` follows some shards for one sink, which does something with the events and keeps how far it is. It knows
-no Ray: `host.py` runs it in an actor, tests call `step()`. Not here: what sinks do.
+no Ray: `host.py` runs it in an actor, tests call `step()`. Not here: what sinks do, what waits to be taken
+(`backlog.py`), who waits for it (`waiters.py`), its bounds and what is told of it (`progress.py`).
 """
 
 from __future__ import annotations
@@ -10,95 +11,19 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import structlog
 
+from projections.backlog import Backlog
 from projections.errors import ConsistencyTimeout, NotFollowed, RestoredBehind
+from projections.progress import Lag, Progress, Start, SubscriberLimits, Trouble
 from projections.sink import Sink
+from projections.waiters import Waiters
 from store.errors import EventrayError
 from store.ports import EventReader
 from store.records import Checkpoint, EventRecord
 
 log = structlog.get_logger(__name__)
-
-Start = Literal["beginning", "now"]
-"""Where a subscriber begins that has no checkpoint yet: at the log's beginning, or behind all that is in it."""
-
-
-@dataclass(frozen=True)
-class SubscriberLimits:
-    """Bounds of one subscriber."""
-
-    batch_size_max: int = 5_000
-    """Events applied in one transaction."""
-    of_one_shard_max: int = 50_000
-    """Of the events that are read from the store and wait, those of one shard, so that one with many leaves room to
-    others."""
-    buffer_size_max: int = 50_000
-    """Pushed events held; what is pushed past it is read from the store later."""
-    apply_interval_s: float = 0.04
-    """At most between the beginnings of two transactions, unless a reader waits or a whole batch is there: each costs
-    as much as a hundred events, and what it takes from a small machine the hosts miss."""
-    apply_share: float = 0.5
-    """The interval is shorter where transactions are quick: they take this part of the time. 0: it is never shorter."""
-    heads_interval_s: float = 1.0
-    """How often checkpoints are compared with the store's heads."""
-    retry_first_s: float = 0.2
-    retry_max_s: float = 30.0
-
-
-class Progress(NamedTuple):
-    """What one step did."""
-
-    applied: int
-    """Events by which checkpoints moved, those of types that the sink doesn't want too."""
-    more: bool
-    """There is more to do at once."""
-
-
-class Lag(NamedTuple):
-    """How far a subscriber is behind the log, and why."""
-
-    subscriber: str
-    shards: int
-    applied: int
-    """Events since it was started here."""
-    behind: int
-    """Events in the log that it has not taken, as of `heads_age_s` ago."""
-    heads_age_s: float
-    """Since the heads were last read from the store. Where it grows, `behind` says nothing."""
-    blocked: dict[int, str]
-    """Shards that stand still, and the error each waits for."""
-    failure: str
-    """Why nothing is applied at all, or nothing of shards that are to be followed; empty if all is well."""
-    gap_reads: int
-    """How often the store was read for events that no push had brought."""
-
-
-@dataclass
-class Trouble:
-    """Something that failed and is tried again."""
-
-    reason: str
-    attempts: int
-    retry_at: float
-
-    @classmethod
-    def after(
-        cls,
-        earlier: Trouble | None,
-        error: EventrayError,
-        now: float,
-        limits: SubscriberLimits,
-        delay_s: float | None = None,
-    ) -> Trouble:
-        """The next trouble, tried again after twice the time, or after `delay_s`."""
-        attempts = earlier.attempts + 1 if earlier else 1
-        if delay_s is None:
-            delay_s = min(limits.retry_max_s, limits.retry_first_s * 2 ** min(attempts - 1, 20))
-        return cls(str(error), attempts, now + delay_s)
 
 
 class Subscriber:
@@ -120,11 +45,7 @@ class Subscriber:
         self._begin = start
         self._limits = limits or SubscriberLimits()
         self._checkpoints: dict[int, int] = {}
-        self._next: dict[int, int] = {}
-        """The position each shard's next record must have; between checkpoint and here is what is queued."""
-        self._queue: list[EventRecord] = []
-        self._behind: set[int] = set()
-        """Shards of which something has to be read from the store."""
+        self._backlog = Backlog(self._limits.buffer_size_max)
         self._heads: dict[int, int] = {}
         self._heads_read_at = 0.0
         self._blocked: dict[int, Trouble] = {}
@@ -132,7 +53,7 @@ class Subscriber:
         self._ended = ""
         self._not_followed = ""
         """Why it could not follow shards that it was last told to."""
-        self._waiters: dict[int, list[tuple[int, asyncio.Future[None]]]] = {}
+        self._waiters = Waiters()
         self._applied = 0
         self._gap_reads = 0
         self._wake = asyncio.Event()
@@ -153,18 +74,7 @@ class Subscriber:
 
         What comes twice is trimmed; after a gap, or beyond the bound, the shard is read from the store instead.
         """
-        following, queue = self._next, self._queue
-        room = self._limits.buffer_size_max - len(queue)
-        for record in records:
-            expected = following.get(record.shard)
-            if expected is None or record.position < expected:
-                continue
-            if record.position == expected and room > 0 and record.shard not in self._blocked:
-                queue.append(record)
-                following[record.shard] = expected + 1
-                room -= 1
-            else:
-                self._behind.add(record.shard)
+        self._backlog.push(records, self._blocked)
         self._wake.set()
 
     async def wait_for(self, shard: int, position: int, timeout_s: float) -> None:
@@ -176,20 +86,13 @@ class Subscriber:
             raise NotFollowed(self.sink.name, shard)
         if self._checkpoints[shard] >= position:
             return
-        if self._next[shard] <= position:
-            self._behind.add(shard)
-        waiter = (position, asyncio.get_running_loop().create_future())
-        self._waiters.setdefault(shard, []).append(waiter)
+        self._backlog.wants(shard, position)
         self._wake.set()
         try:
-            async with asyncio.timeout(timeout_s):
-                await waiter[1]
+            await self._waiters.wait(shard, position, timeout_s)
         except TimeoutError as error:
             reached, reason = self._checkpoints.get(shard, 0), self._reason(shard)
             raise ConsistencyTimeout(self.sink.name, shard, position, timeout_s, reached, reason) from error
-        finally:
-            if shard in self._waiters:
-                self._waiters[shard].remove(waiter)
 
     def lag(self) -> Lag:
         """Return how far behind it is and what keeps it."""
@@ -231,16 +134,14 @@ class Subscriber:
         self._wake.set()
 
     def _let_go(self, shards: Collection[int]) -> None:
+        if not shards:
+            return
         for shard in shards:
-            for kept in (self._checkpoints, self._next, self._blocked):
-                kept.pop(shard, None)
-            self._behind.discard(shard)
-            for _, waiter in self._waiters.pop(shard, ()):
-                if not waiter.done():
-                    waiter.set_exception(NotFollowed(self.sink.name, shard))
-        if shards:
-            self._queue = [record for record in self._queue if record.shard not in shards]
-            self.sink.let_go(shards)
+            self._checkpoints.pop(shard, None)
+            self._blocked.pop(shard, None)
+            self._waiters.give_up(shard, NotFollowed(self.sink.name, shard))
+        self._backlog.let_go(shards)
+        self.sink.let_go(shards)
 
     async def _take_up(self, new: Collection[int], wanted: Collection[int]) -> None:
         begin = dict.fromkeys(wanted, Checkpoint(0, None))
@@ -261,7 +162,7 @@ class Subscriber:
                 try:
                     applied, more = await self.step()
                     self._failure = None
-                    if applied and not self._behind - self._blocked.keys():
+                    if applied and not self._to_read():
                         await self._gather(began + self._interval_s(self._clock() - began))
                 except EventrayError as error:
                     self._failure = Trouble.after(self._failure, error, self._clock(), self._limits)
@@ -301,9 +202,9 @@ class Subscriber:
                 self._go_on_from(await self.sink.tend())
             await self._compare_heads()
         await self._read_missing(due)
-        batch = self._queue[: self._limits.batch_size_max]
+        batch = self._backlog.records[: self._limits.batch_size_max]
         applied = await self._take(batch) if batch else 0
-        return Progress(applied, bool(self._queue) or bool(self._behind - self._blocked.keys()))
+        return Progress(applied, bool(self._backlog.records or self._to_read()))
 
     async def _take_the_rest(self) -> None:
         """Who reads after a graceful end finds all that was acknowledged."""
@@ -338,7 +239,8 @@ class Subscriber:
 
     async def _gather(self, until: float) -> None:
         """Let events come together until then, or till a reader waits for one or a batch is full."""
-        while not (self._stopping or any(self._waiters.values()) or len(self._queue) >= self._limits.batch_size_max):
+        full = self._limits.batch_size_max
+        while not (self._stopping or self._waiters or len(self._backlog.records) >= full):
             try:
                 async with asyncio.timeout(until - self._clock()):
                     self._wake.clear()
@@ -372,41 +274,37 @@ class Subscriber:
         return ends
 
     def _go_on_from(self, positions: Mapping[int, int]) -> None:
-        """Forget what is queued of these shards and go on behind these positions."""
-        self._queue = [record for record in self._queue if record.shard not in positions]
+        """Forget what waits of these shards and go on behind these positions."""
+        self._backlog.go_on_from(positions)
         for shard, position in positions.items():
-            self._next[shard] = position + 1
-            self._behind.add(shard)
             self._reach(shard, position)
 
     async def _compare_heads(self) -> None:
         self._heads = await self._store.heads()
         self._heads_read_at = self._clock()
-        self._behind |= {shard for shard, expected in self._next.items() if self._heads.get(shard, 0) >= expected}
+        self._backlog.compare(self._heads)
+
+    def _to_read(self) -> set[int]:
+        """Return the shards that are to be read from the store at once."""
+        return self._backlog.behind - self._blocked.keys()
 
     async def _read_missing(self, due: Sequence[int]) -> None:
         """Read from the store what pushes left out, as long as the batch has room; `due` shards are tried again."""
-        of_one_max = self._limits.of_one_shard_max
-        queued = Counter(record.shard for record in self._queue) if of_one_max < self._limits.batch_size_max else {}
-        for shard in sorted(self._behind):
-            room = self._limits.batch_size_max - len(self._queue)
+        backlog, of_one_max = self._backlog, self._limits.of_one_shard_max
+        waiting = (
+            Counter(record.shard for record in backlog.records) if of_one_max < self._limits.batch_size_max else {}
+        )
+        for shard in sorted(backlog.behind):
+            room = self._limits.batch_size_max - len(backlog.records)
             if room <= 0:
                 return
-            room = min(room, of_one_max - queued.get(shard, 0))
+            room = min(room, of_one_max - waiting.get(shard, 0))
             if room <= 0 or (shard in self._blocked and shard not in due):
                 continue
-            after = self._next[shard] - 1
-            records = await self._store.read_shard(shard, after, room)
-            if len(records) < room:
-                self._behind.discard(shard)
+            records = await backlog.read(self._store, shard, room)
             if not records:
                 self._blocked.pop(shard, None)
-            # Pushes may have gone on meanwhile: what they brought is left out here.
-            fresh = [record for record in records if record.position >= self._next[shard]]
-            if fresh and fresh[0].position == self._next[shard]:
-                self._gap_reads += 1
-                self._queue += fresh
-                self._next[shard] = fresh[-1].position + 1
+            self._gap_reads += backlog.add(shard, records)
 
     async def _take(self, batch: list[EventRecord]) -> int:
         """Let the sink take records; return by how many events it moved the checkpoints."""
@@ -424,7 +322,7 @@ class Subscriber:
             else:
                 # Another subscriber of this name has been here: what it took counts, what is queued may be old.
                 self._go_on_from({shard: position})
-        self._queue = [record for record in self._queue if record.position > done.get(record.shard, 0)]
+        self._backlog.taken(done)
         for shard, position in done.items():
             self._blocked.pop(shard, None)
             self._reach(shard, position)
@@ -433,9 +331,7 @@ class Subscriber:
 
     def _reach(self, shard: int, position: int) -> None:
         self._checkpoints[shard] = position
-        for wanted, waiter in self._waiters.get(shard, ()):
-            if wanted <= position and not waiter.done():
-                waiter.set_result(None)
+        self._waiters.reach(shard, position)
 
     def _reason(self, shard: int) -> str:
         trouble = self._blocked.get(shard) or self._failure

@@ -17,8 +17,8 @@ from rich.table import Table
 from cluster.application import application_of
 from cluster.cli.console import ProgressWatcher, cell, complain, print_json, progress_bars
 from cluster.cli.options import EXIT_FAILED, Json, Store, run
+from projections.progress import Start
 from projections.rewinding import rewind
-from projections.subscriber import Start
 from store.errors import EventrayError
 from store.opening import open_store
 from store.ports import EventStore, Wish

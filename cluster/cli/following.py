@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from projections.progress import SubscriberLimits
 from projections.sink import Taken
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from store.opening import open_store
 from store.records import Checkpoint, EventRecord
 

@@ -6,7 +6,7 @@ Not here: how far behind they are: whoever hangs can't tell, so the exporter loo
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from cluster.metrics.counting import Counts, Samples
@@ -29,11 +29,12 @@ from cluster.metrics.definitions import (
     RETRIES,
 )
 from cluster.metrics.store import MeteredStore
+from projections.forwarding import ForwardingSink
 from projections.host import ProjectionHealth
 from projections.sink import Sink, Taken
 from store.errors import EventrayError
 from store.ports import EventStore
-from store.records import Checkpoint, EventRecord
+from store.records import EventRecord
 
 
 class FollowerCounts:
@@ -56,35 +57,17 @@ class FollowerCounts:
         self.counts.add(PUSHED_EVENTS, events)
 
 
-class MeteredSink:
-    """See `Sink`."""
+class MeteredSink(ForwardingSink):
+    """Counts what is taken, and what fails; hands all calls on."""
 
     def __init__(self, inner: Sink, counts: Counts) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._counts = counts
 
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def subscriber(self) -> str:
-        return self._inner.subscriber
-
-    @property
-    def restored_remedy(self) -> str:
-        return self._inner.restored_remedy
-
-    async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
-        return await self._inner.prepare(begin)
-
-    def let_go(self, shards: Collection[int]) -> None:
-        self._inner.let_go(shards)
-
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
-        counts, name, began_s = self._counts, self._inner.name, time.perf_counter()
+        counts, name, began_s = self._counts, self.name, time.perf_counter()
         try:
-            taken = await self._inner.take(batch)
+            taken = await self.inner.take(batch)
         except EventrayError as error:
             counts.add(RETRIES, 1, name, type(error).__name__)
             raise
@@ -94,9 +77,6 @@ class MeteredSink:
         for failure in taken.failed.values():
             counts.add(RETRIES, 1, name, type(failure).__name__)
         return taken
-
-    async def tend(self) -> dict[int, int]:
-        return await self._inner.tend()
 
 
 def follower_samples(health: ProjectionHealth) -> Samples:

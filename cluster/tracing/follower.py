@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from opentelemetry.trace import SpanKind, Tracer, use_span
 
 from cluster.tracing.contexts import context_of, failed, together
+from projections.forwarding import ForwardingSink
 from projections.handler_sink import HandlerSink
 from projections.metering import FollowerMeter
 from projections.sink import Sink, Taken
 from store.ports import EventStore
-from store.records import Checkpoint, EventRecord
+from store.records import EventRecord
 
 
 class FollowerTracer:
@@ -55,40 +56,19 @@ class FollowerTracer:
                 span.end()
 
 
-class TracedSink:
-    """Traces what a projection takes; see `Sink`."""
+class TracedSink(ForwardingSink):
+    """Traces what a projection takes; hands all calls on."""
 
     def __init__(self, inner: Sink, tracer: Tracer) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._tracer = tracer
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def subscriber(self) -> str:
-        return self._inner.subscriber
-
-    @property
-    def restored_remedy(self) -> str:
-        return self._inner.restored_remedy
-
-    async def prepare(self, begin: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
-        return await self._inner.prepare(begin)
-
-    def let_go(self, shards: Collection[int]) -> None:
-        self._inner.let_go(shards)
 
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         contexts = [context for context in (context_of(record.metadata) for record in batch) if context is not None]
         attributes = {"eventray.events": len(batch)}
         with together(self._tracer, f"project {self.name}", SpanKind.CONSUMER, contexts, attributes) as span:
-            taken = await self._inner.take(batch)
+            taken = await self.inner.take(batch)
             if span is not None:
                 span.set_attribute("eventray.applied", taken.applied)
                 span.set_attribute("eventray.failed_shards", len(taken.failed))
         return taken
-
-    async def tend(self) -> dict[int, int]:
-        return await self._inner.tend()

@@ -24,10 +24,10 @@ from projections.auditing import Comparison, LiveRows, RowFinding, fold_shard
 from projections.customers import CustomerDirectory, CustomerProjection, DailySales
 from projections.issuing import Issuing
 from projections.process_manager import ProcessManager
+from projections.progress import SubscriberLimits
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
-from projections.subscriber import SubscriberLimits
 from store import EventStore
 from tests.logs import EVENTS, Log, created, ordered
 

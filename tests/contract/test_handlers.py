@@ -16,9 +16,10 @@ from projections.errors import RestoredBehind, RetryLater, Undeliverable
 from projections.following import Following
 from projections.handler import Handler, Policy
 from projections.handler_sink import HandlerSink
+from projections.progress import SubscriberLimits
 from projections.read_models import ReadModels
 from projections.rewinding import rewind
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from store import Event, EventRecord, EventStore, StoreUnavailable
 from store.forwarding import Forwarding
 from store.identity import shard_of

@@ -17,9 +17,10 @@ from projections.customers import DailySales
 from projections.errors import ReadModelMissing
 from projections.handler import Handler, Policy
 from projections.handler_sink import HandlerSink
+from projections.progress import SubscriberLimits
 from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from store import open_store
 from tests.contract.killing import Kills, audited, kill_at, killed_at_each_statement
 from tests.logs import EVENTS, Log, created, ordered

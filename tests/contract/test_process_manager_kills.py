@@ -22,9 +22,9 @@ from projections.issuing import Issued
 from projections.managing import ProcessManagerSubscriber
 from projections.outbox import Outbox
 from projections.outbox_sql import OutboxState
+from projections.progress import SubscriberLimits
 from projections.read_models import ReadModels
 from projections.relay import RelayLimits
-from projections.subscriber import SubscriberLimits
 from store import EventStore, open_store
 from tests.contract.killing import audited
 from tests.hosts import REGISTRY

@@ -30,10 +30,10 @@ from projections.managing import ProcessManagerSubscriber
 from projections.outbox import Outbox
 from projections.outbox_sql import OutboxState
 from projections.process_manager import ProcessManager
+from projections.progress import SubscriberLimits
 from projections.read_models import ReadModels
 from projections.rebuild import fill, finish
 from projections.relay import RelayLimits
-from projections.subscriber import SubscriberLimits
 from store import EventrayError, EventRecord, InvalidValue, StoreRejected
 from store.identity import shard_of
 from store.memory import MemoryStore

@@ -27,10 +27,11 @@ from projections.errors import (
     ReadModelVersion,
     RestoredBehind,
 )
+from projections.progress import SubscriberLimits
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from store import Event, EventRecord
 from store.memory import MemoryStore
 from store.records import Advance, moment
@@ -246,7 +247,7 @@ class TestPushes:
         commits = await history(log)
         for commit in commits:
             runner.push(commit)
-        assert len(runner._queue) == 10
+        assert len(runner._backlog.records) == 10
         await settled(runner)
         await assert_equals_log(read_models, store)
 
@@ -337,7 +338,7 @@ class TestReaders:
         runner.push(await log.write(created("c-1")))
         (record,) = await log.write(ordered("c-1", "1"))
         waiting = asyncio.create_task(runner.wait_for(record.shard, record.position, 5))
-        await runner._take(runner._queue)
+        await runner._take(runner._backlog.records)
         await asyncio.sleep(0)
         assert not waiting.done()  # the first event's being there is not enough
         await settled(runner)  # nothing was pushed: it is the reader's wait that makes it look into the store

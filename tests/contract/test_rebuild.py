@@ -25,11 +25,12 @@ from projections.errors import (
     RebuildStopped,
 )
 from projections.making import table_names
+from projections.progress import SubscriberLimits
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSubscriber, RebuildSink
 from projections.read_models import ReadModels
 from projections.rebuild import fill, finish
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from projections.tables import Build
 from store.memory import MemoryStore
 from tests.logs import EVENTS, Log, created, ordered

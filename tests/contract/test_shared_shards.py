@@ -20,9 +20,9 @@ from projections import Handler
 from projections.customers import CustomerDirectory, CustomerProjection, DailySales
 from projections.customers.sales import daily_sales
 from projections.following import Following
+from projections.progress import SubscriberLimits
 from projections.projection import Projection
 from projections.read_models import ReadModels
-from projections.subscriber import SubscriberLimits
 from store import EventRecord, EventStore
 from store.records import micros
 from tests.contract.rows import SHARDS

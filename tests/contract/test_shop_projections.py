@@ -15,10 +15,11 @@ from sqlalchemy import select
 from actors.customers import CustomerEmailChanged, CustomerPromoted, CustomerType
 from projections.customers import CustomerDirectory, DailySales
 from projections.customers.sales import daily_sales
+from projections.progress import SubscriberLimits
 from projections.projection import Projection
 from projections.projection_sink import ProjectionSink
 from projections.read_models import ReadModels
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from store import EventRecord
 from store.memory import MemoryStore
 from store.records import micros

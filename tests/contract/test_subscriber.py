@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 import pytest
 
 from projections.errors import NotFollowed, RestoredBehind
+from projections.progress import Start, SubscriberLimits
 from projections.sink import Taken
-from projections.subscriber import Start, Subscriber, SubscriberLimits
+from projections.subscriber import Subscriber
 from store import EventRecord
 from store.errors import EventrayError
 from store.memory import MemoryStore

@@ -13,7 +13,8 @@ from actors.customers import OrderCreated
 from projections.errors import Undeliverable
 from projections.handler import Handler, Policy
 from projections.handler_sink import HandlerSink
-from projections.subscriber import Subscriber, SubscriberLimits
+from projections.progress import SubscriberLimits
+from projections.subscriber import Subscriber
 from store import EventStore, StoreUnavailable
 from store.forwarding import Forwarding
 from tests.contract.conftest import Opener

@@ -20,7 +20,7 @@ from cluster.processes import RayProcesses
 from cluster.ray_edge import COORDINATOR
 from projections.customers import CustomerProjection
 from projections.host import ProjectionPlan
-from projections.subscriber import SubscriberLimits
+from projections.progress import SubscriberLimits
 from store import NotAStore, open_store
 from tests.logs import EVENTS
 

@@ -12,8 +12,8 @@ import pytest
 from projections.customers import CustomerProjection
 from projections.errors import NotFollowed, RestoredBehind
 from projections.host import ProjectionHealth, ProjectionHost, ProjectionPlan
+from projections.progress import SubscriberLimits
 from projections.read_models import ReadModels
-from projections.subscriber import SubscriberLimits
 from store import EventStore, NotAStore, open_store
 from tests.logs import EVENTS, Log, created, ordered
 

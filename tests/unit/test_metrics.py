@@ -28,10 +28,10 @@ from cluster.metrics.store import MeteredStore
 from projections.errors import ReadModelUnavailable
 from projections.handler_sink import HandlerState
 from projections.host import ProjectionHealth
+from projections.progress import Lag
 from projections.relay import RelayState
 from projections.sampling import AuditState
 from projections.sink import Taken
-from projections.subscriber import Lag
 from store import Event, EventrayError, EventRecord, EventStore, StoreRejected, open_store
 from store.records import Checkpoint, ShardAppend
 from tests.hosts import REGISTRY, FaultyStore, HostUnderTest, once

@@ -19,7 +19,7 @@ from projections import Handler
 from projections.customers import CustomerProjection
 from projections.handler_sink import HandlerState
 from projections.host import ProjectionHealth
-from projections.subscriber import Lag
+from projections.progress import Lag
 from store import open_store
 
 

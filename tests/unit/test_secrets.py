@@ -16,7 +16,7 @@ from cluster.application import application_of
 from cluster.coordinator import RuntimePlan
 from cluster.settings import Settings
 from projections.host import ProjectionPlan
-from projections.subscriber import SubscriberLimits
+from projections.progress import SubscriberLimits
 from store import InvalidValue
 from store.backup import server_command
 from store.migrating import schema_version_of
