@@ -22,12 +22,13 @@ class LiveAggregates(dict[str, Aggregate]):
         """Take in aggregates that were just loaded."""
         self.update(loaded)
         for stream in loaded:
-            self._touch(stream, now_s)
+            self.use(stream, now_s)
 
     def use(self, stream: str, now_s: float) -> Aggregate:
         """Return the aggregate of a stream; it is the one used last from now on."""
-        aggregate = self[stream]
-        self._touch(stream, now_s)
+        aggregate, used_s = self[stream], self._used_s
+        used_s.pop(stream, None)  # so that it is put at the end
+        used_s[stream] = now_s
         return aggregate
 
     def forget(self, stream: str) -> None:
@@ -43,7 +44,3 @@ class LiveAggregates(dict[str, Aggregate]):
     def by_use(self) -> Iterator[tuple[float, str]]:
         """Yield when each was last used, and its stream, least recently used first."""
         return ((used_s, stream) for stream, used_s in self._used_s.items())
-
-    def _touch(self, stream: str, now_s: float) -> None:
-        self._used_s.pop(stream, None)
-        self._used_s[stream] = now_s

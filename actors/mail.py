@@ -20,9 +20,6 @@ from store.records import Snapshot
 
 Answer = Receipt | EventrayError
 
-EVENT_FRAME_BYTES = 500
-"""What a row takes in memory beside its data and metadata, about."""
-
 
 class Turn:
     """One time that a host's shards decide, all of them together."""
@@ -88,6 +85,7 @@ class Pending:
         "partition_key",
         "read_streams",
         "records",
+        "records_bytes",
         "snapshot",
         "stream",
         "streams",
@@ -128,6 +126,8 @@ class Pending:
         """What was decided; told only once all that it was decided on is stored."""
         self.records: Sequence[EventRecord] = ()
         """The events decided and not yet known to be stored."""
+        self.records_bytes = 0
+        """What these take in memory, about."""
         self.snapshot: Snapshot | None = None
         """The aggregate's, taken after these events, to be kept once they are stored."""
         self.followers: list[Pending] = []
@@ -136,11 +136,6 @@ class Pending:
         """Ids of first events that were sent to the store without learning what became of them."""
         self.suspect = False
         """Whether it was part of an append that the store refused, and is decided again with care."""
-
-    @property
-    def records_bytes(self) -> int:
-        """What its events take in memory, about."""
-        return sum(EVENT_FRAME_BYTES + len(record.data) + len(record.metadata) for record in self.records)
 
     def described(self) -> dict[str, Any]:
         """Return the fields by which log lines tell this command."""
@@ -152,5 +147,5 @@ class Pending:
         """Forget what was decided; the log is asked for the id before it is decided again."""
         if self.records:
             self.attempts += (self.records[0].event_id,)
-        self.outcome, self.records, self.snapshot, self.followers = None, (), None, []
+        self.outcome, self.records, self.records_bytes, self.snapshot, self.followers = None, (), 0, None, []
         self.looked_up, self.found = False, None

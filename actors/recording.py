@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
 
 from actors.errors import CommandIdReused
 from actors.mail import Answer, Pending
@@ -20,6 +22,13 @@ from store import Event, EventRecord
 from store.codec import EventRegistry
 from store.identity import random_bytes, uuid7_bytes
 
+EVENT_FRAME_BYTES = 500
+"""What a row takes in memory beside its data and metadata, about."""
+
+_new_record: Callable[[tuple[Any, ...]], EventRecord] = partial(tuple.__new__, EventRecord)
+_new_receipt: Callable[[tuple[Any, ...]], Receipt] = partial(tuple.__new__, Receipt)
+"""Named tuples from their fields in order, unchecked: a third of the price of `_make`, and every command pays it."""
+
 
 def digest_of(message: CommandMessage) -> str:
     """Fingerprint a command's type and payload, so that one id with two payloads is noticed."""
@@ -27,44 +36,50 @@ def digest_of(message: CommandMessage) -> str:
     return hashlib.blake2b(payload, digest_size=16).hexdigest()
 
 
-def records_of(
+def record_events(
     pending: Pending, events: Sequence[Event], registry: EventRegistry, shard: int, head: int, recorded_at: int
-) -> list[EventRecord]:
-    """Lay out the events of one command as rows at the positions head + 1, head + 2, ... of its shard.
+) -> None:
+    """Lay out the events of one command as rows at the positions head + 1, head + 2, ... of its shard; it keeps them.
 
     The first row carries the command's id, which may cause events on a stream once. `recorded_at` in microseconds.
+    Raises what encoding does, with nothing kept.
     """
-    metadata = _metadata(pending.message)
-    first = f'{metadata},"events":{len(events)}}}' if len(events) > 1 else metadata + "}"
-    metadata += "}"
-    random = random_bytes(10 * len(events))
-    time_ms = recorded_at // 1000
-    return [
-        EventRecord._make(
-            (
-                shard,
-                head + 1 + i,
-                pending.stream,
-                event.version,
-                pending.partition_key,
-                uuid7_bytes(time_ms, random[10 * i : 10 * i + 10]),
-                event.event_type,
-                event.schema_version,
-                registry.encode(event),
-                metadata if i else first,
-                None if i else pending.message.command_id,
-                None,
-                recorded_at,
+    message, time_ms = pending.message, recorded_at // 1000
+    command_key: str | None = message.command_id
+    envelope = _metadata(message)
+    metadata = f'{envelope},"events":{len(events)}}}' if len(events) > 1 else envelope + "}"
+    records, size_bytes = [], 0
+    for event in events:
+        head += 1
+        data = registry.encode(event)
+        size_bytes += EVENT_FRAME_BYTES + len(data) + len(metadata)
+        records.append(
+            _new_record(
+                (
+                    shard,
+                    head,
+                    pending.stream,
+                    event.version,
+                    pending.partition_key,
+                    uuid7_bytes(time_ms, random_bytes(10)),
+                    event.event_type,
+                    event.schema_version,
+                    data,
+                    metadata,
+                    command_key,
+                    None,
+                    recorded_at,
+                )
             )
         )
-        for i, event in enumerate(events)
-    ]
+        command_key, metadata = None, envelope + "}"
+    pending.records, pending.records_bytes = records, size_bytes
 
 
 def receipt_of(pending: Pending, records: Sequence[EventRecord], store_id: str) -> Receipt:
     """Make the receipt of a command's last event."""
     last = records[-1]
-    return Receipt._make(
+    return _new_receipt(
         (pending.message.command_id, last.stream, last.version, last.shard, last.position, store_id, False)
     )
 

@@ -20,7 +20,7 @@ from actors.aggregate import Aggregate
 from actors.errors import CommandTimeout, DecideFailed, NotOwner
 from actors.live import LiveAggregates
 from actors.mail import Answer, Pending, Turn
-from actors.recording import receipt_of, records_of, repeated
+from actors.recording import receipt_of, record_events, repeated
 from actors.registry import AggregateRegistry
 from actors.snapshot_keeper import SnapshotKeeper
 from actors.snapshots import due
@@ -209,9 +209,7 @@ class Shard:
             pending.binding.decide(aggregate, pending.command, reads)
             events = aggregate.uncommitted_events
             if events:
-                pending.records = records_of(
-                    pending, events, self._registry.events, self.number, self.head, recorded_at
-                )
+                record_events(pending, events, self._registry.events, self.number, self.head, recorded_at)
         except EventrayError as error:
             self._forget_half_decided(aggregate, reads)
             if isinstance(error, DecideFailed):

@@ -15,6 +15,9 @@ import zlib
 from store.errors import InvalidValue
 
 ID_SIZE_MAX_BYTES = 200
+_VERSION_7 = 0x7 << 76 | 0b10 << 62
+"""The bits of version and variant."""
+_LOW_62_BITS = (1 << 62) - 1
 RANDOM_POOL_BYTES = 4096
 
 
@@ -76,6 +79,6 @@ def uuid7() -> uuid.UUID:
 
 def uuid7_bytes(time_ms: int, random: bytes) -> bytes:
     """Lay out a version 7 UUID from a Unix time in milliseconds and ten random bytes."""
-    value = time_ms << 80 | 0x7 << 76 | (random[0] << 8 | random[1]) % 4096 << 64
-    value |= 0b10 << 62 | int.from_bytes(random[2:]) % (1 << 62)
+    drawn = int.from_bytes(random)
+    value = time_ms << 80 | _VERSION_7 | (drawn >> 64 & 0xFFF) << 64 | drawn & _LOW_62_BITS
     return value.to_bytes(16)

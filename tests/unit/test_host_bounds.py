@@ -12,7 +12,7 @@ from actors import Aggregate, Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
 from actors.errors import ApplyFailed, NotOwner, Overloaded, StaleCall
 from actors.hosting import HostLimits
-from actors.mail import EVENT_FRAME_BYTES
+from actors.recording import EVENT_FRAME_BYTES
 from actors.registry import AggregateRegistry
 from actors.wire import Call, Receipt, pack_call
 from store import Event, EventStore, open_store

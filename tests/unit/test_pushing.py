@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import defaultdict
 from collections.abc import Callable
 
 import msgpack
 import pytest
 
-from actors.pushing import Pusher
+from actors.pushing import PUSH_INTERVAL_S, PUSH_PAUSE_S, Pusher
 from store import EventRecord
 from store.memory import MemoryStore
 from tests.logs import Log, created
+from tests.virtual_time import run
 
 
 class Projections:
@@ -84,3 +86,27 @@ async def test_one_that_is_gone_is_pushed_to_again_once_it_is_named_again(rows: 
             await until(lambda before=before: len(projections.pushed["b"]) > before)  # type: ignore[misc]
             await asyncio.sleep(0)
         assert len(projections.pushed["a"]) == count
+
+
+def test_pushes_of_commits_that_follow_one_another_keep_their_distance(rows: list[EventRecord]) -> None:
+    async def pushed_at() -> list[tuple[float, int]]:
+        loop, began, pushes = asyncio.get_running_loop(), asyncio.get_running_loop().time(), []
+
+        async def send(name: str, blob: bytes) -> bool:
+            pushes.append((loop.time() - began, len(msgpack.unpackb(blob))))
+            return True
+
+        pusher = Pusher(send, in_flight_max=100)
+        pusher.push_to(dict.fromkeys(range(4), "a"))
+        for _ in range(100):
+            pusher.publish(rows[:1])
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(1)
+        return pushes
+
+    pushes = run(pushed_at())
+    moments = [moment for moment, _ in pushes]
+    assert sum(count for _, count in pushes) == 100
+    assert moments[0] == pytest.approx(PUSH_PAUSE_S, abs=1e-4)
+    apart = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert apart == [pytest.approx(PUSH_INTERVAL_S, abs=1e-4)] * len(apart)
