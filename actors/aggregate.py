@@ -118,21 +118,25 @@ class Aggregate:
         if self.partition_key is None:
             self.partition_key = getattr(event, self.partition_key_field, None)
 
-    def load_from_history(self, events: Iterable[Event]) -> None:
+    def load_from_history(self, events: Iterable[Event], versions: Iterable[int] | None = None) -> None:
         """Apply stored events, in order, which go on from the present version without a gap.
 
-        Raises BrokenHistory at the first that doesn't, NoEventMethod, and ApplyFailed where an event method raises
-        anything; the aggregate is of no use then.
+        `versions` are theirs; whoever has them at hand spares asking each event. Raises BrokenHistory at the first that
+        doesn't go on, NoEventMethod, and ApplyFailed where an event method raises anything; the aggregate is of no use
+        then.
         """
-        for event in events:
-            envelope = event.envelope
-            version = self.version + 1
-            if envelope.version != version:
-                raise BrokenHistory(self.stream, version, envelope.version)
-            if self.partition_key is None and not isinstance(envelope, Draft):
+        apply, version = self.apply, self.version
+        of_version = (
+            ((event.version, event) for event in events) if versions is None else zip(versions, events, strict=True)
+        )
+        for found, event in of_version:
+            version += 1
+            if found != version:
+                raise BrokenHistory(self.stream, version, found)
+            if self.partition_key is None and not isinstance(envelope := event.envelope, Draft):
                 self.partition_key = envelope.partition_key
             try:
-                self.apply(event)
+                apply(event)
             except NoEventMethod:
                 raise
             except Exception as error:

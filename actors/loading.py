@@ -7,18 +7,20 @@ are folded. Not here: one aggregate at a version or a time (`repository.py`).
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from itertools import groupby, islice
-from operator import attrgetter
+from itertools import islice
 from typing import NamedTuple
 
 from actors.aggregate import Aggregate
 from actors.errors import ApplyFailed, BrokenHistory
 from actors.registry import AggregateRegistry
 from actors.snapshots import Snapshots
+from store.columns import column
 from store.errors import EventrayError
+from store.events import Event
 from store.ports import EventReader
 from store.records import EventRecord, Histories, versions_restored
 
@@ -29,7 +31,6 @@ READS_UNDER_WAY = 2
 """So that the reading thread has its next query at hand when it is done with one, while the event loop folds."""
 RECORDS_WANTED = 1_000
 """Events that a query is meant to bring: few enough that folding them holds up nobody."""
-_STREAM = attrgetter("stream")
 
 
 class Loaded(NamedTuple):
@@ -98,24 +99,33 @@ class _Loading:
                 new = {
                     stream: self._classes[stream](stream.partition("-")[2]) for stream in wanted if not begun[stream]
                 }
-                self._fold(records, new | restored)
+                self._fold(wanted, new | restored, records)
 
-    def _fold(self, records: Sequence[EventRecord], aggregates: Mapping[str, Aggregate]) -> None:
-        """Fold records, by stream and in version order, onto aggregates."""
-        histories: dict[str, list[EventRecord]] = {}
-        for stream, run in groupby(records, _STREAM):
-            histories.setdefault(stream, []).extend(run)
+    def _fold(
+        self, streams: Iterable[str], aggregates: Mapping[str, Aggregate], records: Sequence[EventRecord]
+    ) -> None:
+        """Fold the records of some streams, by stream and version, onto those of the aggregates that there are."""
+        of_streams, versions, keys = (column(records, name) for name in ("stream", "version", "partition_key"))
         decode_many = self._registry.events.decode_many
-        for stream, aggregate in aggregates.items():
-            history = histories.get(stream)
-            if history:
-                try:
-                    aggregate.load_from_history(decode_many(history))
-                except EventrayError as error:
-                    self.unreadable[stream] = error
-                    continue
-                aggregate.partition_key = history[0].partition_key
-            self.aggregates[stream] = aggregate
+        try:
+            events: Sequence[Event] | None = decode_many(records)
+        except EventrayError:
+            events = None  # the one that is to blame is looked for stream by stream
+        end = 0
+        for stream in sorted(streams):
+            begin, end = end, bisect_right(of_streams, stream, end)
+            aggregate = aggregates.get(stream)
+            if aggregate is None:
+                continue
+            try:
+                if begin < end:
+                    aggregate.partition_key = keys[begin]
+                    history = decode_many(records[begin:end]) if events is None else events[begin:end]
+                    aggregate.load_from_history(history, versions[begin:end])
+                self.aggregates[stream] = aggregate
+            except EventrayError as error:
+                self.unreadable[stream] = error
+        assert end == len(records), f"events of {of_streams[end]} are not where they were asked for"
 
     def doubtful(self) -> list[str]:
         """Return the streams where either the code or the snapshot is to blame."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from actors.aggregate import Aggregate
 from actors.registry import AggregateRegistry
+from store.columns import column
 from store.errors import EventrayError
 from store.events import Event
 from store.paging import collecting_rarely, read_log
@@ -105,27 +106,28 @@ class _Fold:
     def page(self, records: Sequence[EventRecord]) -> None:
         """Fold one page."""
         if self.first:
-            self._replay.types.update([record.type for record in records])
+            self._replay.types.update(column(records, "type"))
         live = self._live
         if not self.first or self.left_at is not None or len(live) + len(records) > AGGREGATES_MAX:
             records = [record for record in records if record.stream in live or self._begins(record)]
-        for record, event in zip(records, self._decoded(records), strict=True):
+        streams, versions, keys = (column(records, name) for name in ("stream", "version", "partition_key"))
+        for stream, version, key, event in zip(streams, versions, keys, self._decoded(records), strict=True):
             try:
-                aggregate = live[record.stream]
+                aggregate = live[stream]
             except KeyError:
-                aggregate = self._begin(record)
+                aggregate = self._begin(stream, version, key)
             if aggregate is None:
                 self._replay.left_out += 1
                 continue
             if isinstance(event, EventrayError):
-                self._fail(record, event)
+                self._fail(stream, version, event)
                 self._replay.left_out += 1
                 continue
             try:
-                aggregate.load_from_history((event,))
+                aggregate.load_from_history((event,), (version,))
                 self._replay.events += 1
             except EventrayError as error:
-                self._fail(record, error)
+                self._fail(stream, version, error)
                 self._replay.left_out += 1
 
     def _begins(self, record: EventRecord) -> bool:
@@ -136,17 +138,18 @@ class _Fold:
             if self.left_at is None:
                 self.left_at = record.position - 1
             return False
-        self._begin(record)
+        self._begin(record.stream, record.version, record.partition_key)
         return True
 
-    def _begin(self, record: EventRecord) -> Aggregate | None:
+    def _begin(self, stream: str, version: int, partition_key: str) -> Aggregate | None:
         self._replay.aggregates += 1
         try:
-            aggregate_class = self._registry.aggregate_of(record.stream)
+            aggregate_class = self._registry.aggregate_of(stream)
         except EventrayError as error:
-            self._fail(record, error)
+            self._fail(stream, version, error)
             return None
-        aggregate = self._live[record.stream] = aggregate_class(record.stream.partition("-")[2])
+        aggregate = self._live[stream] = aggregate_class(stream.partition("-")[2])
+        aggregate.partition_key = partition_key
         return aggregate
 
     def _decoded(self, records: Sequence[EventRecord]) -> Sequence[Event | EventrayError]:
@@ -162,9 +165,9 @@ class _Fold:
         except EventrayError as error:
             return error
 
-    def _fail(self, record: EventRecord, error: EventrayError) -> None:
-        self._live[record.stream] = None
+    def _fail(self, stream: str, version: int, error: EventrayError) -> None:
+        self._live[stream] = None
         replay = self._replay
         replay.failed += 1
         if len(replay.failures) < FAILURES_MAX:
-            replay.failures.append(Failure(record.stream, record.version, str(error)))
+            replay.failures.append(Failure(stream, version, str(error)))

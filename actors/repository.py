@@ -5,7 +5,7 @@ Not here: commands, which the hosts decide on; what a script saves passes by the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from itertools import takewhile
 from types import TracebackType
@@ -17,6 +17,7 @@ from actors.loading import load_aggregates
 from actors.registry import AggregateRegistry
 from actors.snapshots import Snapshots
 from store.codec import EventRegistry
+from store.columns import column
 from store.errors import InvalidValue
 from store.identity import checked_id
 from store.ports import EventReader, EventStore
@@ -142,13 +143,13 @@ async def fold_on(
     Returns the aggregate. Raises what `load_aggregate` does.
     """
     async for history in pages(store, aggregate.stream, aggregate.version, version, until):
-        aggregate.load_from_history(events.decode_many(history))
+        _fold(events, aggregate, history)
     return aggregate
 
 
 async def pages(
     store: EventReader, stream: str, after: int, version: int | None, until: int | None
-) -> AsyncIterator[list[EventRecord]]:
+) -> AsyncIterator[Sequence[EventRecord]]:
     """Yield a stream's events after a version, up to one version, or recorded until a time in us; a page at a time.
 
     Raises InvalidValue, after the last page, where the stream has not come to that version.
@@ -158,7 +159,9 @@ async def pages(
         if version is not None:
             limit = min(PAGE_SIZE, version - after)
         page = await store.read_stream(stream, after, limit)
-        history = page if until is None else list(takewhile(lambda record: record.recorded_at <= until, page))
+        history: Sequence[EventRecord] = (
+            page if until is None else list(takewhile(lambda record: record.recorded_at <= until, page))
+        )
         yield history
         after += len(history)
         if len(history) < limit:
@@ -188,10 +191,16 @@ async def _latest(store: EventReader, events: EventRegistry, new: SomeAggregate)
     aggregate = snapshots.restore(kept.values(), classes).get(new.stream, new)
     assert isinstance(aggregate, type(new))
     if aggregate.version == versions_restored(fingerprints, kept)[new.stream]:
-        aggregate.load_from_history(events.decode_many(history))
+        _fold(events, aggregate, history)
         if len(history) < PAGE_SIZE:
             return aggregate
     return await fold_on(store, events, aggregate)
+
+
+def _fold(events: EventRegistry, aggregate: Aggregate, history: Sequence[EventRecord]) -> None:
+    if history and aggregate.partition_key is None:
+        aggregate.partition_key = column(history, "partition_key")[0]
+    aggregate.load_from_history(events.decode_many(history), column(history, "version"))
 
 
 async def _restored(store: EventReader, new: SomeAggregate, version: int) -> SomeAggregate:

@@ -13,6 +13,7 @@ from benchmarks.content import Content, by_shard
 from benchmarks.places import Place
 from benchmarks.raw import Raw, open_raw
 from store.codec import EventRegistry
+from store.columns import column
 from store.opening import open_store
 from store.paging import collecting_rarely, read_log
 from store.ports import EventStore
@@ -69,10 +70,10 @@ async def read_typed(store: EventStore) -> int:
         for shard, head in (await store.heads()).items():
             versions: dict[str, int] = {}
             async for page in read_log(store, shard, 0, head):
-                for record in page:
-                    if record.version != versions.get(record.stream, 0) + 1:
-                        raise SystemExit(f"{record.stream}: version {record.version} does not follow")
-                    versions[record.stream] = record.version
+                for stream, version in zip(column(page, "stream"), column(page, "version"), strict=True):
+                    if version != versions.get(stream, 0) + 1:
+                        raise SystemExit(f"{stream}: version {version} does not follow")
+                    versions[stream] = version
                 count += len(EVENTS.decode_many(page))
     return count
 

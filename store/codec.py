@@ -6,20 +6,19 @@ rows are kept, or what an event means.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from store.columns import column, envelopes
 from store.errors import InvalidValue, NewerSchema, UndecodableEvent, UnknownEventType
 from store.events import Event, attach
 from store.records import EventRecord
 from store.upcasting import Upcaster, chain_of
 from store.values import PAYLOAD_SIZE_MAX_BYTES, check_value, holds_plain_values
 
-_TYPE, _SCHEMA_VERSION, _DATA = map(itemgetter, map(EventRecord._fields.index, ("type", "schema_version", "data")))
 PROBLEMS_SHOWN_MAX = 3
 """Wrong fields that an error names."""
 
@@ -30,6 +29,7 @@ class EventRegistry:
     def __init__(self, types: Iterable[type[Event]], payload_size_max_bytes: int = PAYLOAD_SIZE_MAX_BYTES) -> None:
         """Raises InvalidValue if two types claim one stored name, or a type's upcasters are no chain to its version."""
         self._types: dict[str, type[Event]] = {}
+        self._current_versions: dict[str, int] = {}
         self._chains: dict[str, tuple[Upcaster, ...]] = {}
         self._open_fields: dict[type[Event], tuple[str, ...]] = {}
         self._payload_size_max_bytes = payload_size_max_bytes
@@ -43,6 +43,7 @@ class EventRegistry:
                 )
             if event_class.schema_version < 1:
                 raise InvalidValue(f"{name}.schema_version", str(event_class.schema_version), "count versions from 1")
+            self._current_versions[name] = event_class.schema_version
             self._chains[name] = chain_of(name, event_class.schema_version, event_class.upcasters)
             fields = event_class.model_fields.items()
             self._open_fields[event_class] = tuple(field for field, info in fields if not holds_plain_values(info))
@@ -99,34 +100,44 @@ class EventRegistry:
 
         Those of one type are validated as one JSON array. Raises what `decode` does, about the first guilty record.
         """
-        kinds = list(map(_TYPE, records))
-        groups: dict[str, Sequence[EventRecord]] = _grouped(kinds, records)
+        kinds = column(records, "type")
         try:
-            decoded = {kind: self._decode_group(kind, group) for kind, group in groups.items()}
+            groups = _grouped(kinds, self._current_data(kinds, records))
+            decoded = {kind: self._decode_group(kind, data) for kind, data in groups.items()}
         except Exception:
             for record in records:
                 self.decode(record)
             raise
         if len(decoded) == 1:
-            return next(iter(decoded.values()))
-        in_turn = {kind: iter(events) for kind, events in decoded.items()}
-        return list(map(next, map(in_turn.__getitem__, kinds)))
+            (events,) = decoded.values()
+        else:
+            in_turn = {kind: iter(some) for kind, some in decoded.items()}
+            events = list(map(next, map(in_turn.__getitem__, kinds)))
+        deque(map(attach, events, envelopes(records)), maxlen=0)  # calls it for each
+        return events
 
-    def _decode_group(self, kind: str, records: Sequence[EventRecord]) -> list[Event]:
-        """Decode records of one type. Raises something where one of them is not decodable."""
-        event_class = self._types.get(kind)
-        versions = list(map(_SCHEMA_VERSION, records))
-        if event_class is None or versions.count(event_class.schema_version) != len(versions):
-            return [self.decode(record) for record in records]
+    def _current_data(self, kinds: Sequence[str], records: Sequence[EventRecord]) -> Sequence[str]:
+        """Return the records' data, those of an older version upcast."""
+        data, versions = column(records, "data"), column(records, "schema_version")
+        current = list(map(self._current_versions.__getitem__, kinds))
+        if current == versions:
+            return data
+        return [
+            text if version == wanted else self._upcast(records[place], wanted).decode()
+            for place, (text, version, wanted) in enumerate(zip(data, versions, current, strict=True))
+        ]
+
+    def _decode_group(self, kind: str, data: Sequence[str]) -> list[Event]:
+        """Decode data of one type, of its own version."""
+        event_class = self._types[kind]
         validate_json = self._validate_lists.get(event_class)
         if validate_json is None:
             validate_json = TypeAdapter(list[event_class]).validator.validate_json  # type: ignore[valid-type]
             self._validate_lists[event_class] = validate_json
         # JSON allows no line break within a string, so a string cut off in one record can't end in another.
-        events: list[Event] = validate_json("[" + ",\n".join(map(_DATA, records)) + "]")
-        if len(events) != len(records):
-            raise ValueError(f"{len(records)} records hold {len(events)} JSON values")
-        deque(map(attach, events, records), maxlen=0)  # calls it for each
+        events: list[Event] = validate_json("[" + ",\n".join(data) + "]")
+        if len(events) != len(data):
+            raise ValueError(f"{len(data)} records hold {len(events)} JSON values")
         return events
 
     def _upcast(self, record: EventRecord, known_version: int) -> bytes:
@@ -150,16 +161,13 @@ class EventRegistry:
             raise UndecodableEvent(record.stream, record.version, record.type, reason) from error
 
 
-def _grouped(kinds: Sequence[str], records: Sequence[EventRecord]) -> dict[str, Sequence[EventRecord]]:
-    """Return records by their kind, in order."""
+def _grouped(kinds: Sequence[str], data: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Return data by their kind, in order."""
     if kinds and kinds.count(kinds[0]) == len(kinds):
-        return {kinds[0]: records}
-    groups: dict[str, list[EventRecord]] = {}
-    for kind, record in zip(kinds, records, strict=True):
-        try:
-            groups[kind].append(record)
-        except KeyError:
-            groups[kind] = [record]
+        return {kinds[0]: data}
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for kind, text in zip(kinds, data, strict=True):
+        groups[kind].append(text)
     return dict(groups)
 
 

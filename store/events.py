@@ -7,7 +7,7 @@ is the stored record once there is one and is decoded only when asked for. Not h
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -29,6 +29,10 @@ class Draft:
         self.version = version
         self.event_id: uuid.UUID | None = None
         self.occurred_at: datetime | None = None
+
+
+Envelope = EventRecord | Draft | tuple[Sequence[EventRecord], int]
+"""What an event keeps of it: the last form is a record that nobody has asked for yet, by its place among others."""
 
 
 class Event(BaseModel):
@@ -75,10 +79,15 @@ class Event(BaseModel):
     def envelope(self) -> EventRecord | Draft:
         """The stored record, or the draft of an event that is not stored yet."""
         try:
-            envelope: EventRecord | Draft = self._envelope  # type: ignore[attr-defined]
+            kept: Envelope = self._envelope  # type: ignore[attr-defined]
         except AttributeError:
-            envelope = Draft()
-            attach(self, envelope)
+            kept = Draft()
+            attach(self, kept)
+        if isinstance(kept, EventRecord | Draft):
+            return kept
+        records, place = kept
+        envelope = records[place]
+        attach(self, envelope)
         return envelope
 
     def within(self, envelope: EventRecord | Draft) -> Self:
@@ -125,5 +134,5 @@ class Event(BaseModel):
         return Metadata.of(envelope)
 
 
-attach: Callable[[Event, EventRecord | Draft], None] = vars(Event)["_envelope"].__set__
+attach: Callable[[Event, Envelope], None] = vars(Event)["_envelope"].__set__
 """Give an event its envelope, in place: the slot itself, since a frozen model refuses the usual way."""

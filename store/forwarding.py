@@ -51,10 +51,10 @@ class Forwarding:
     async def routes(self) -> list[Route]:
         return await self.inner.routes()
 
-    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> Sequence[EventRecord]:
         return await self.inner.read_shard(shard, after_position, limit)
 
-    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> Sequence[EventRecord]:
         return await self.inner.read_stream(stream, after_version, limit)
 
     async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:

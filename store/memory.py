@@ -99,10 +99,10 @@ class MemoryStore:
     async def heads(self) -> dict[int, int]:
         return {number: len(shard.log) for number, shard in enumerate(self._content.shards)}
 
-    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> Sequence[EventRecord]:
         return self._content.shards[shard].log[after_position : after_position + limit]
 
-    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> Sequence[EventRecord]:
         return self._content.streams.get(stream, [])[after_version : after_version + limit]
 
     async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:

@@ -6,23 +6,25 @@ Not here: following a log that grows (`projections/subscriber.py`).
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Iterator
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
+from store.columns import column
 from store.ports import EventReader
 from store.records import EventRecord
 
 PAGE_RECORDS_MAX = 250
 """More is slower: a page's objects then outlive the collector's youngest generation, and the processor's caches."""
 PAGE_BYTES = 4 * 1024 * 1024
-"""How much text a page is meant to hold."""
+"""How much of events' own fields a page is meant to hold; their metadata, each of which is small, come on top."""
 FIRST_PAGE_RECORDS = 16
 GROWTH = 4
 
 
 async def read_log(
     reader: EventReader, shard: int, after_position: int, up_to: int
-) -> AsyncIterator[list[EventRecord]]:
+) -> AsyncIterator[Sequence[EventRecord]]:
     """Yield the records of a shard with positions above `after_position`, at most `up_to`, in order, page by page.
 
     Pages grow from a few records until they hold 250 or about 4 MiB, so that memory is bounded whatever the events'
@@ -31,13 +33,14 @@ async def read_log(
     limit = FIRST_PAGE_RECORDS
     while after_position < up_to:
         page = await reader.read_shard(shard, after_position, min(limit, up_to - after_position))
-        while page and page[-1].position > up_to:  # only where positions have gaps
-            page.pop()
+        positions = column(page, "position")
+        if page and positions[-1] > up_to:  # only where positions have gaps
+            page = page[: bisect_right(positions, up_to)]
         if not page:
             return
         yield page
-        after_position = page[-1].position
-        record_bytes = sum(len(record.data) + len(record.metadata) for record in page) // len(page) + 1
+        after_position = positions[len(page) - 1]
+        record_bytes = sum(map(len, column(page, "data"))) // len(page) + 1
         limit = max(1, min(limit * GROWTH, PAGE_RECORDS_MAX, PAGE_BYTES // record_bytes))
 
 

@@ -46,7 +46,7 @@ class EventReader(Protocol):
         """Return the head of every shard: the position of its last event, 0 if it has none."""
         ...
 
-    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> Sequence[EventRecord]:
         """Return at most `limit` records of one shard with positions above `after_position`, in position order."""
         ...
 
@@ -58,7 +58,7 @@ class EventReader(Protocol):
         """
         ...
 
-    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> Sequence[EventRecord]:
         """Return at most `limit` records of one stream with versions above `after_version`, in order."""
         ...
 

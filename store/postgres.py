@@ -102,10 +102,10 @@ class PostgresStore(SqlStore):
     async def routes(self) -> list[Route]:
         return [Route(*row) for row in await self._sessions.fetch(ROUTES)]
 
-    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> Sequence[EventRecord]:
         return await self._records(READ_SHARD, shard, after_position, limit)
 
-    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> Sequence[EventRecord]:
         return await self._records(READ_STREAM, stream, after_version, limit)
 
     async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:

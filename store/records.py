@@ -5,7 +5,7 @@ Not here: typed events (`events.py`) and how rows become them (`codec.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -96,7 +96,7 @@ class Histories(NamedTuple):
 
     snapshots: dict[str, Snapshot]
     """By stream."""
-    records: list[EventRecord]
+    records: Sequence[EventRecord]
     """What follows the snapshots, by (stream, version)."""
 
 

@@ -95,10 +95,10 @@ class SqliteStore(SqlStore):
     async def heads(self) -> dict[int, int]:
         return dict(await self._fetch(HEADS))
 
-    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> Sequence[EventRecord]:
         return await self._records(READ_SHARD, shard, after_position, limit)
 
-    async def read_stream(self, stream: str, after_version: int, limit: int) -> list[EventRecord]:
+    async def read_stream(self, stream: str, after_version: int, limit: int) -> Sequence[EventRecord]:
         return await self._records(READ_STREAM, stream, after_version, limit)
 
     async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
@@ -212,14 +212,14 @@ class SqliteStore(SqlStore):
 
     # Threads and connections
 
-    async def _records(self, query: str, *values: Any) -> list[EventRecord]:
+    async def _records(self, query: str, *values: Any) -> Sequence[EventRecord]:
         return await self._on_thread(self._read_thread, lambda: self._read_records(query, *values))
 
     async def _fetch(self, query: str, *values: Any) -> list[Any]:
         (rows,) = await self._on_thread(self._read_thread, lambda: self._read_row(query, values))
         return list(json.loads(rows))
 
-    def _read_records(self, query: str, *values: Any) -> list[EventRecord]:
+    def _read_records(self, query: str, *values: Any) -> Sequence[EventRecord]:
         try:
             return records_of(self._read_row(query, values))
         except Unfit:

@@ -48,7 +48,7 @@ class CountingStore(MemoryStore):
 
     reads = 0
 
-    async def read_shard(self, shard: int, after_position: int, limit: int) -> list[EventRecord]:
+    async def read_shard(self, shard: int, after_position: int, limit: int) -> Sequence[EventRecord]:
         self.reads += 1
         return await super().read_shard(shard, after_position, limit)
 

@@ -56,8 +56,8 @@ async def test_more_aggregates_than_may_live_are_folded_in_several_passes(
     most = 0
     original = Aggregate.load_from_history
 
-    def recording(self: Aggregate, events: Sequence[OrderCreated]) -> None:
-        original(self, events)
+    def recording(self: Aggregate, events: Sequence[OrderCreated], versions: Sequence[int]) -> None:
+        original(self, events, versions)
         folded.append((self.stream, self.version))
 
     class Watched(replay._Fold):

@@ -70,3 +70,30 @@ def test_rows_of_an_odd_form_are_read_in_the_careful_one(path: Path, damage: str
         with pytest.raises(Unfit):
             records_of(connection.execute(READ_SHARD, SHARD).fetchone())
         assert len(careful_records_of(connection.execute(carefully(READ_SHARD), SHARD).fetchone())) == 10
+
+
+@pytest.mark.parametrize(
+    ("damage", "fits"),
+    [
+        ("event_id = X'00'", False),
+        ("event_id = CASE position WHEN 1 THEN zeroblob(15) WHEN 2 THEN zeroblob(17) ELSE event_id END", False),
+        ("data = data || char(30)", False),
+        ("metadata = metadata || char(30)", False),
+        ("command_key = char(30)", False),
+        ("data = CAST(data AS BLOB), metadata = CAST(metadata AS BLOB)", True),
+    ],
+)
+def test_what_is_folded_is_read_in_the_careful_form_where_its_columns_would_not_fit(
+    path: Path, damage: str, fits: bool
+) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        whole = list(records_of(connection.execute(READ_STREAMS, QUERIES[READ_STREAMS]).fetchone()))
+        connection.execute(f"UPDATE events SET {damage} WHERE position = 1 OR position = 2 AND {'zeroblob' in damage}")
+        row = connection.execute(READ_STREAMS, QUERIES[READ_STREAMS]).fetchone()
+        if fits:
+            assert records_of(row) == whole
+        else:
+            with pytest.raises(Unfit):
+                records_of(row)
+        careful = careful_records_of(connection.execute(carefully(READ_STREAMS), QUERIES[READ_STREAMS]).fetchone())
+        assert [each.version for each in careful] == list(range(1, 11))
