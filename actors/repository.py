@@ -25,7 +25,7 @@ from store.records import EventRecord, micros, versions_restored
 from store.writing import OfflineWriter
 
 PAGE_SIZE = 1_000
-FIRST_STREAMS = 16
+FIRST_STREAMS = 8
 """Streams in the first query for many aggregates: few, since each may be long."""
 
 SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
