@@ -43,7 +43,7 @@ class Backlog:
             else:
                 self.behind.add(record.shard)
 
-    async def read(self, store: EventReader, shard: int, room: int) -> list[EventRecord]:
+    async def read(self, store: EventReader, shard: int, room: int) -> Sequence[EventRecord]:
         """Read a shard's next records, at most so many; return what there was, also what pushes brought meanwhile."""
         records = await store.read_shard(shard, self._next[shard] - 1, room)
         if len(records) < room:
