@@ -70,14 +70,16 @@ class Telling(Generic[Word]):
             except TimeoutError:
                 log.warning("a process is slow to do as it is told; it is told again", process=name)
             finally:
-                self._under_way.discard(name)
-                self._told[name] = word, asyncio.get_running_loop().time()
+                if name in self._under_way:
+                    self._under_way.discard(name)
+                    self._told[name] = word, asyncio.get_running_loop().time()
 
         return said()
 
     def over(self, name: str) -> None:
-        """That one is gone."""
+        """That one is gone; a word to it that is under way is of no matter any more."""
         self._told.pop(name, None)
+        self._under_way.discard(name)
 
 
 class FollowedShards:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,18 @@ def test_a_runtime_has_one_target_whoever_had_it_before(tmp_path: Path) -> None:
     assert targets(tmp_path) == ["127.0.0.1:3", "127.0.0.1:2"]
     withdraw(tmp_path, BANK)
     withdraw(tmp_path, BANK)
+    assert targets(tmp_path) == ["127.0.0.1:2"]
+
+
+def test_a_predecessor_that_is_still_ending_has_no_target_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", os.getppid)  # one that lives
+        announce(tmp_path, "http://127.0.0.1:1", SHOP)
+    sweep(tmp_path)
+    assert targets(tmp_path) == ["127.0.0.1:1"]
+    announce(tmp_path, "http://127.0.0.1:2", SHOP)
     assert targets(tmp_path) == ["127.0.0.1:2"]
 
 

@@ -156,3 +156,14 @@ async def test_more_than_shards_is_refused() -> None:
     with pytest.raises(InvalidValue, match=r"projection_hosts.*give 1 to 4"):
         async with InProcessRuntime.open(shards=4, projection_hosts=5):
             pass
+
+
+async def test_a_process_that_ends_while_it_is_told_is_forgotten() -> None:
+    telling, told = followed.Telling[int](lambda _name, _word: asyncio.sleep(0.01), 1.0), []
+    for name in ("one", "two"):
+        word = asyncio.ensure_future(telling.tell(name, 1))
+        telling.over(name)
+        await word
+        told.append(telling.due(name, 1))
+    assert told == [True, True]
+    assert (telling._told, telling._under_way) == ({}, set())
