@@ -1,15 +1,18 @@
-"""What every process of a runtime is beside its work: it says where it is, and it ends with its coordinator's actor.
+"""What every process of a runtime is beside its work: it says where it is and what it serves, and it ends with its
+coordinator's actor.
 
 Hosts are detached Ray actors, so that they outlive a coordinator that dies and comes back. In return each one watches
 that actor: once it has ended for good (it was stopped, or the driver that owns it is gone), the process ends too, so
-nothing is left over. Not here: the work (`actors/host.py`, `projections/host.py`), what is counted of it (`metrics/`),
-making processes (`processes.py`).
+nothing is left over. Ray keeps an actor's names as they were when it was made; what it serves now is the name of a task
+of it that runs, which Ray's dashboard shows on the actor's page. Not here: the work (`actors/host.py`,
+`projections/host.py`), what is counted of it (`metrics/`), making processes (`processes.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ import structlog
 from ray.exceptions import RayError
 
 from actors.host import Host, HostPlan
+from actors.hosting import HostHealth
 from actors.metering import HostMeter
 from actors.registry import AggregateRegistry
 from cluster.metrics.counting import merged, pack_samples
@@ -27,7 +31,7 @@ from cluster.metrics.host import HostCounts, host_samples
 from cluster.metrics.runtime import process_samples
 from cluster.ray_edge import COORDINATOR, reason_of
 from cluster.tracing import flush, traced_follower, traced_host
-from projections.host import ProjectionHost, ProjectionPlan
+from projections.host import ProjectionHealth, ProjectionHost, ProjectionPlan
 from projections.metering import FollowerMeter
 from store.logs import LogFormat, configure_logs
 from store.process import machine
@@ -62,6 +66,14 @@ class Whereabouts(NamedTuple):
     """Whether it is at work: it has been opened."""
 
 
+class Shown(NamedTuple):
+    """What a process shows of its work."""
+
+    title: str
+    number: int
+    """Rises with each."""
+
+
 class Kept:
     """The part of an actor that keeps it with its coordinator. Its methods run on threads of their own."""
 
@@ -69,6 +81,8 @@ class Kept:
         configure_logs(keeper.log_format, in_worker=True, actor=own_name())
         super().__init__(*arguments)
         self._keeper = keeper
+        self._shown = Shown("", 0)
+        self._shown_over = asyncio.Event()
         ray.get_runtime_context().current_actor.keep.remote()
 
     @ray.method(concurrency_group="keeping")
@@ -90,6 +104,22 @@ class Kept:
         """Say where this process is, also while its event loop is blocked."""
         node = ray.get_runtime_context().get_node_id()
         return Whereabouts(self._keeper.holder, node, machine(), self._is_open())
+
+    @ray.method(concurrency_group="showing")
+    async def serving(self, number: int) -> None:
+        """Last as long as what the name of this task says is true: until a later one begins."""
+        if number < self._shown.number:
+            return
+        self._shown_over.set()
+        over = self._shown_over = asyncio.Event()
+        await over.wait()
+
+    def _show(self, title: str) -> None:
+        """Let Ray's dashboard show this from now on, and no longer what it has shown so far."""
+        if title != self._shown.title:
+            self._shown = Shown(title, self._shown.number + 1)
+            serving = ray.get_runtime_context().current_actor.serving
+            serving.options(name=title).remote(self._shown.number)
 
     async def _sent(self) -> None:
         """Let the spans go that this process has made, before it ends."""
@@ -119,6 +149,15 @@ def own_name() -> str:
     return str(ray.get_runtime_context().get_actor_name())
 
 
+def title_of(process: str, shards: Collection[int], epochs: Collection[int] = ()) -> str:
+    """Return what a process serves, for people: `Host 2 · shop.db · 16 shards · epochs 4-5`."""
+    parts = [process, "1 shard" if len(shards) == 1 else f"{len(shards)} shards"]
+    if epochs:
+        first, last = min(epochs), max(epochs)
+        parts.append(f"epoch {first}" if first == last else f"epochs {first}-{last}")
+    return " · ".join(parts)
+
+
 class HostProcess(Kept, Host):
     """A host, as a process of a runtime."""
 
@@ -134,6 +173,12 @@ class HostProcess(Kept, Host):
         if self._core is not None:
             samples.append(host_samples(self._core.health()))
         return pack_samples(merged(samples))
+
+    @ray.method(concurrency_group="health")
+    async def health(self) -> HostHealth:
+        health = self._opened().health()
+        self._show(title_of(self._title, health.shards, health.shards.values()))
+        return health
 
     async def stop(self) -> None:
         await super().stop()
@@ -156,6 +201,13 @@ class ProjectionHostProcess(Kept, ProjectionHost):
         """Return what it has counted, packed by `pack_samples`; also while its event loop is blocked."""
         samples = [self._counted.counts.samples(), process_samples(), follower_samples(self._health())]
         return pack_samples(merged(samples))
+
+    @ray.method(concurrency_group="health")
+    async def health(self) -> ProjectionHealth:
+        health = self._health_unless_ended()
+        if self._following is not None:
+            self._show(title_of(self._title, self._following.shards))
+        return health
 
     async def stop(self) -> None:
         await super().stop()

@@ -29,7 +29,7 @@ PROCESS_OPTIONS = {
     "max_restarts": 0,
     "max_task_retries": 0,
     "lifetime": "detached",
-    "concurrency_groups": {"health": 1, "keeping": 1, "metrics": 1},
+    "concurrency_groups": {"health": 1, "keeping": 1, "metrics": 1, "showing": 2},
 }
 """A process that ended is replaced by one of another name, and nothing is sent twice behind our back. A coordinator
 that dies leaves its processes at work; `keeping.py` sees to it that they end with the runtime."""

@@ -179,6 +179,9 @@ class ProjectionHost:
     @ray.method(concurrency_group="health")
     async def health(self) -> ProjectionHealth:
         """Say how it is, also while its event loop is blocked. Raises RuntimeError where a subscriber has ended."""
+        return self._health_unless_ended()
+
+    def _health_unless_ended(self) -> ProjectionHealth:
         if self._following is not None and (ended := self._following.ended()):
             raise RuntimeError(ended)
         return self._health()

@@ -90,9 +90,12 @@ class Compiled(NamedTuple):
 def statements(changes: Changes, physical: Mapping[Table, Table], dialect: Dialect) -> Iterator[Statement]:
     """Yield the statements that make the changes, in an order that may be executed as it comes.
 
-    Raises whatever a column's type raises at a value that it can't take.
+    The tables come in the order of `physical`, whatever the events touched first: two processes whose shards feed the
+    same rows lock them in one order, and never wait for each other. Raises whatever a column's type raises at a value
+    that it can't take.
     """
-    for logical, rows in changes.items():
+    places = {logical: place for place, logical in enumerate(physical)}
+    for logical, rows in sorted(changes.items(), key=lambda changed: places[changed[0]]):
         target = physical[logical]
         if deleted := [key for key, change in rows if change.delete]:
             yield from _delete(target, dialect).with_columns(_key_columns(target, deleted))
@@ -100,7 +103,7 @@ def statements(changes: Changes, physical: Mapping[Table, Table], dialect: Diale
             names = [each.name for each in target.columns]
             yield from _insert(target, dialect).with_columns([[row[name] for row in inserted] for name in names])
         yield from _updates(target, rows, dialect)
-    for logical, sums in changes.sums():
+    for logical, sums in sorted(changes.sums(), key=lambda changed: places[changed[0]]):
         yield from _increments(physical[logical], sums, dialect)
 
 

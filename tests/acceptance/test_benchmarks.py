@@ -113,3 +113,11 @@ def test_the_projection_benchmark_runs_and_every_event_becomes_visible() -> None
     assert figures["events watched"] > 300
     assert 0 < figures["commit to visible, p50, ms"] <= figures["commit to visible, p99, ms"]
     assert report["measured_on"]["store"] == "sqlite"
+
+
+def test_the_benchmark_of_tracing_runs_and_none_of_it_is_called_while_it_is_off() -> None:
+    (off,), (on,) = (
+        benchmark("--variant", variant, "--commands", "1000", of="tracing") for variant in ("off", "all sampled")
+    )
+    assert off["calls_of_tracing_per_1000"] == 0
+    assert on["calls_of_tracing_per_1000"] > 1000

@@ -101,7 +101,7 @@ async def log_of(page: Page, actor: str, said: str) -> str:
         while said not in await page.evaluate(f"fetch('{log}').then(answer => answer.text())"):
             await asyncio.sleep(0.2)
     await page.call("Page.navigate", url=actor)
-    await page.shows("host-1-1-1", "STDOUT")
+    await page.shows("host-1-1-1", "STDOUT", "Host 1 · shop.db · 64 shards · epoch 1")
     await page.evaluate("[...document.querySelectorAll('button')].find(each => each.innerText == 'STDOUT').click()")
     return await page.shows(said)
 

@@ -9,16 +9,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, text
 
+from actors.customers import OrderCreated
 from projections import postgres
 from projections.changes import Changes
 from projections.customers import CustomerProjection, customers
 from projections.errors import ReadModelMissing, ReadModelRejected, ReadModelUnavailable
 from projections.postgres import PostgresReadDatabase
+from projections.projection import Projection
 from projections.read_models import ReadModels
 from store import InvalidValue, open_store, postgres_database, postgres_sessions
 from store.records import Advance, Checkpoint
@@ -198,6 +200,73 @@ async def test_what_a_rival_undid_is_done_again(read_models: ReadModels, sql: Sq
     with pytest.raises(ReadModelUnavailable, match=sqlstate):
         await apply(read_models, 1)
     assert state(sql) == (1, 1)
+
+
+by_day, by_kind = (
+    Table(name, MetaData(), Column("id", Text, primary_key=True), Column("sold", Integer, nullable=False, default=0))
+    for name in ("by_day", "by_kind")
+)
+
+
+class Sales(Projection):
+    """Two tables whose rows all shards feed."""
+
+    tables: ClassVar = [by_day, by_kind]
+
+    def on_ordered(self, event: OrderCreated, changes: Changes) -> None:
+        raise NotImplementedError
+
+
+SLOWLY = """CREATE OR REPLACE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_sleep(0.2); RETURN NULL; END $$;
+    CREATE TRIGGER slowly AFTER INSERT OR UPDATE ON by_day_v1 FOR EACH STATEMENT EXECUTE FUNCTION slowly();
+    CREATE TRIGGER slowly AFTER INSERT OR UPDATE ON by_kind_v1 FOR EACH STATEMENT EXECUTE FUNCTION slowly()"""
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+SOLD = "SELECT by_day.sold, by_kind.sold FROM by_day, by_kind"
+
+
+async def sell(host: ReadModels, shard: int, *tables: Table) -> None:
+    """Apply the first event of a shard, which adds one to a row of each table, in that order."""
+    changes = Changes()
+    for table in tables:
+        changes.accumulate(table, "x", sold=1)
+    assert await host.apply(Sales, [Advance(shard, 0, 1, b"1")], changes) == {}
+
+
+@pytest.fixture
+async def two_hosts(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[ReadModels]]:
+    """Two processes of one projection, patient where rows are locked."""
+    monkeypatch.setattr(postgres_database, "LOCK_TIMEOUT_S", 10.0)
+    monkeypatch.setattr(postgres_database, "REPLY_TIMEOUT_S", 20.0)
+    hosts = [ReadModels(postgres_url) for _ in range(2)]
+    await hosts[0].prepare(Sales, [0, 1, 2])
+    await sell(hosts[0], 0, by_day, by_kind)
+    yield hosts
+    for host in hosts:
+        await host.close()
+
+
+async def test_two_hosts_that_feed_the_same_rows_of_two_tables_never_lock_each_other_out(
+    two_hosts: list[ReadModels], sql: Sql
+) -> None:
+    before = sql(DEADLOCKS)
+    sql(SLOWLY)
+    await asyncio.gather(sell(two_hosts[0], 1, by_day, by_kind), sell(two_hosts[1], 2, by_kind, by_day))
+    for host in two_hosts:
+        await host.close()  # their sessions say what they met when they end
+    assert (sql(SOLD), sql(DEADLOCKS)) == ("3|3", before)
+
+
+async def test_where_a_stranger_locks_crosswise_the_loser_is_done_again_and_counts_once(
+    two_hosts: list[ReadModels], sql: Sql
+) -> None:
+    before = int(sql(DEADLOCKS))
+    sql(SLOWLY)
+    stranger = """SET deadlock_timeout = '1min'; BEGIN; UPDATE by_kind_v1 SET sold = sold + 10;
+        UPDATE by_day_v1 SET sold = sold + 10; COMMIT"""
+    await asyncio.gather(asyncio.to_thread(sql, stranger), sell(two_hosts[0], 1, by_day, by_kind))
+    await two_hosts[0].close()
+    assert (sql(SOLD), int(sql(DEADLOCKS))) == ("12|12", before + 1)
 
 
 @pytest.mark.parametrize(

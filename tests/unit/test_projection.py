@@ -153,6 +153,23 @@ def test_rows_are_changed_in_key_order() -> None:
     assert [parameters for _, parameters in found] == [("a", 1, "b", 1), ("c", 1)]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_tables_are_changed_in_the_order_in_which_a_projection_names_them(first: int) -> None:
+    """Two batches that touch them the other way round lock their rows in one order."""
+    named = [things, pairs]
+    for accumulated in (False, True):
+        changes = Changes()
+        for table in (named[first], named[1 - first]):
+            key = "a" if table is things else ("a", "b")
+            if accumulated:
+                changes.accumulate(table, key, n=1)
+            else:
+                changes.delete(table, key)
+        with database() as connection:
+            found = statements(changes, {table: table for table in named}, connection.dialect)
+            assert ["things" in each.sql for each in found] == [True, False]
+
+
 def test_a_key_of_several_columns_is_a_tuple_and_defaults_fill_new_rows() -> None:
     with database() as connection:
         for amount in (1, 2):
