@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cluster.metrics.follower import projection_of
-from cluster.metrics.watching import Progress, Seen
+from cluster.metrics.watching import Progress, Seen, Standing, Stood
 from cluster.status import RuntimeStatus
 from projections.host import ProjectionHealth
 
@@ -34,6 +34,11 @@ class State(StrEnum):
     """A handler that has said why it does nothing here."""
 
 
+LOOKS_MIN = 4
+"""Looks that must have found a checkpoint where it was, whatever the time: on a machine on which processes wait long
+for their turn there are few, and those that are watched wait too."""
+SILENT_TIMES = 6
+"""So many times longer a shard may stand that has no trouble to tell of, while others of its subscriber go on."""
 NEEDS_SOMEBODY = (State.PARKED, State.STUCK, State.DOWN)
 
 
@@ -77,7 +82,7 @@ def judged(
 ) -> Verdict:
     """Say how a subscriber is. `off`: why it does nothing; empty: it is on."""
     state, why = State.OK, ""
-    standing = progress.standing
+    stuck = _stuck(name, progress, followers, limits.stuck_after_s)
     if off:
         state, why = State.OFF, off
     elif seen.trouble:
@@ -87,18 +92,40 @@ def judged(
         state, why = State.DOWN, reasons or "no projection host serves"
     elif not followers.follows(name):
         state, why = State.DOWN, "no projection host follows it: is it in the application that the runtime serves?"
-    elif standing is not None and standing.stood_s >= limits.stuck_after_s:
-        told = followers.trouble_of(name, standing.shard)
-        state = State.STUCK
-        why = (
-            f"in shard {standing.shard} it stands at {standing.position} of {standing.head} for"
-            f" {standing.stood_s:.0f} s: {told or 'it does not say why; see its process in the Ray dashboard'}"
-        )
+    elif stuck:
+        state, why = State.STUCK, stuck
     elif seen.parked:
         state, why = State.PARKED, f"{seen.parked} keys are parked: see `eventray dead-letters list`"
     elif progress.lag_s > limits.lagging_after_s:
         state, why = State.LAGGING, f"it is {progress.behind} events and {progress.lag_s:.0f} s behind the log"
     return Verdict(name, kind, state, why, progress.behind, progress.lag_s, seen.parked)
+
+
+def _stuck(name: str, progress: Progress, followers: Followers, after_s: float) -> str:
+    """Say what stands still, and why; empty: nothing does.
+
+    A shard that has trouble, or all of them; and one alone that says nothing, later: where there is more to do than is
+    done, as with a handler that is slow, each waits for its turn.
+    """
+    for standing in progress.standing:
+        if _long(standing.stood, after_s) and (told := followers.trouble_of(name, standing.shard)):
+            return _where(standing, told)
+    if not progress.standing:
+        return ""
+    longest = progress.standing[0]
+    all_stand = _long(longest.stood, after_s) and _long(progress.still, after_s)
+    if all_stand or _long(longest.stood, SILENT_TIMES * after_s):
+        return _where(longest, "it does not say why; see its process in the Ray dashboard")
+    return ""
+
+
+def _long(stood: Stood, after_s: float) -> bool:
+    return stood.seconds >= after_s and stood.looks >= LOOKS_MIN
+
+
+def _where(standing: Standing, why: str) -> str:
+    shard, position, head, stood = standing
+    return f"in shard {shard} it stands at {position} of {head} for {stood.seconds:.0f} s: {why}"
 
 
 def unready(status: RuntimeStatus | None, why_none: str, down: Mapping[str, str]) -> list[str]:

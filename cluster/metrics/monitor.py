@@ -15,7 +15,16 @@ import structlog
 from cluster.metrics.counting import Samples, merged
 from cluster.metrics.exposition import exposition
 from cluster.metrics.gathering import Gathered, Gatherer
-from cluster.metrics.judging import NEEDS_SOMEBODY, Followers, Limits, Verdict, judged, needs_somebody, unready
+from cluster.metrics.judging import (
+    LOOKS_MIN,
+    NEEDS_SOMEBODY,
+    Followers,
+    Limits,
+    Verdict,
+    judged,
+    needs_somebody,
+    unready,
+)
 from cluster.metrics.looking import Looker
 from cluster.metrics.runtime import look_samples, process_samples, runtime_samples, up_samples, verdict_samples
 from cluster.metrics.watching import Look, Progress, Seen, Watch
@@ -24,8 +33,6 @@ from store.errors import EventrayError
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 2.0
-LOOKS_MIN = 4
-"""In the time after which a subscriber is stuck: one that is said to be was found in its place about so often."""
 FRESH_S = 6.0
 """So long a look says how things are; then that is not known any more."""
 LOOK_WITHIN_S = 10.0

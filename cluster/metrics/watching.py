@@ -45,14 +45,22 @@ class Seen(NamedTuple):
     """Why its checkpoints could not be read."""
 
 
+class Stood(NamedTuple):
+    """How long something has stayed where it is, as looks have found it, whatever has become of it since."""
+
+    seconds: float
+    """From the end of the first of these looks to the beginning of the last."""
+    looks: int
+    """After the first. A machine on which processes wait long for their turn makes few."""
+
+
 class Standing(NamedTuple):
     """A shard whose checkpoint does not move although the log goes on."""
 
     shard: int
     position: int
     head: int
-    stood_s: float
-    """For so long at least: between two looks that both found it there, whatever has become of it since."""
+    stood: Stood
 
 
 class Progress(NamedTuple):
@@ -64,8 +72,17 @@ class Progress(NamedTuple):
     """How long ago the log was as far as it is now; 0: at the last look it had all that was there at the one before."""
     position: int
     """Events that it has taken, of all shards."""
-    standing: Standing | None
-    """The shard that has stood for longest."""
+    standing: Sequence[Standing]
+    """The shards that stand, those first that have stood for longest."""
+    still: Stood
+    """How long no checkpoint of it has moved at all."""
+
+
+class _Since(NamedTuple):
+    """A look after which something stood."""
+
+    read_s: float
+    look: int
 
 
 class Watch:
@@ -78,8 +95,11 @@ class Watch:
         """When the log was as far as it was at the last look."""
         self._heads: Mapping[int, int] = {}
         self._positions: Mapping[int, int] = {}
-        self._since_s: dict[int, float] = {}
-        """Since when each shard that is behind is known to have stood where it is."""
+        self._since: dict[int, _Since] = {}
+        """Since when each shard that is behind has stood where it is."""
+        self._still = _Since(0.0, 0)
+        """Since when none has moved."""
+        self._looks = 0
         self._last_s = 0.0
 
     def look(self, at_s: float, read_s: float, heads: Mapping[int, int], positions: Mapping[int, int]) -> None:
@@ -91,13 +111,16 @@ class Watch:
             self._reached_s = self._marks.pop(0)[0]
         if len(self._marks) > MARKS_MAX:
             del self._marks[1::2]
-        self._since_s = {
-            shard: self._since_s.get(shard, read_s)
-            if positions.get(shard, 0) == self._positions.get(shard, 0)
-            else read_s
+        here = _Since(read_s, self._looks)
+        before = self._positions
+        self._since = {
+            shard: self._since.get(shard, here) if positions.get(shard, 0) == before.get(shard, 0) else here
             for shard, head in heads.items()
             if head > positions.get(shard, 0)
         }
+        if positions != before or not self._looks:
+            self._still = here
+        self._looks += 1
         self._heads, self._positions, self._last_s = heads, positions, at_s
 
     def progress(self, now_s: float, fresh_s: float) -> Progress:
@@ -106,10 +129,13 @@ class Watch:
         """
         behind = sum(max(0, head - self._positions.get(shard, 0)) for shard, head in self._heads.items())
         reached_s = now_s if self._reached_s is None else self._reached_s
-        standing = None
-        if self._since_s:
-            shard = min(self._since_s, key=lambda shard: (self._since_s[shard], shard))
-            stood_s = max(0.0, self._last_s - self._since_s[shard])
-            standing = Standing(shard, self._positions.get(shard, 0), self._heads[shard], stood_s)
         known = len(self._marks) <= 1 and now_s - self._last_s <= fresh_s
-        return Progress(behind, 0.0 if known else max(0.0, now_s - reached_s), sum(self._positions.values()), standing)
+        standing = [
+            Standing(shard, self._positions.get(shard, 0), self._heads[shard], self._stood(since))
+            for shard, since in sorted(self._since.items(), key=lambda each: (each[1], each[0]))
+        ]
+        lag_s = 0.0 if known else max(0.0, now_s - reached_s)
+        return Progress(behind, lag_s, sum(self._positions.values()), standing, self._stood(self._still))
+
+    def _stood(self, since: _Since) -> Stood:
+        return Stood(max(0.0, self._last_s - since.read_s), max(0, self._looks - 1 - since.look))

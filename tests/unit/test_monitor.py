@@ -24,7 +24,7 @@ from cluster.metrics.judging import Followers, Limits, State, Verdict, judged, u
 from cluster.metrics.looking import Looker
 from cluster.metrics.monitor import Monitor
 from cluster.metrics.serving import MetricsAddressUnusable, MetricsPortTaken, MetricsServer
-from cluster.metrics.watching import Progress, Seen, Standing, Watch
+from cluster.metrics.watching import Progress, Seen, Standing, Stood, Watch
 from cluster.spreading import Node
 from cluster.status import ProcessStatus, RuntimeStatus
 from cluster.transport import HostGone
@@ -44,6 +44,9 @@ LIMITS = Limits(lagging_after_s=5.0, stuck_after_s=10.0)
 # --- watching ---
 
 
+NOT_LONG = Stood(0.0, 0)
+
+
 def watched(*looks: tuple[float, dict[int, int], dict[int, int]]) -> Watch:
     """Return a watch that has looked, each time within no time."""
     watch = Watch()
@@ -54,7 +57,9 @@ def watched(*looks: tuple[float, dict[int, int], dict[int, int]]) -> Watch:
 
 def test_who_has_all_that_was_there_a_look_ago_has_no_lag_whatever_came_since() -> None:
     watch = watched((0.0, {0: 5, 1: 0}, {0: 3}), (2.0, {0: 9, 1: 2}, {0: 7}))
-    assert watch.progress(2.5, FRESH_S) == Progress(4, 0.0, 7, Standing(0, 7, 9, 0.0))
+    assert watch.progress(2.5, FRESH_S) == Progress(
+        4, 0.0, 7, [Standing(0, 7, 9, NOT_LONG), Standing(1, 0, 2, NOT_LONG)], NOT_LONG
+    )
 
 
 def test_a_lag_in_seconds_is_how_long_ago_the_log_was_as_far() -> None:
@@ -75,10 +80,10 @@ def test_a_lag_in_seconds_is_how_long_ago_the_log_was_as_far() -> None:
 def test_a_checkpoint_that_stands_is_noticed_in_the_one_shard_where_it_does() -> None:
     watch = watched(*((at, {0: int(at) + 9, 1: 5}, {0: int(at) + 8, 1: 2}) for at in (0.0, 2.0, 4.0, 6.0)))
     progress = watch.progress(7.0, FRESH_S)
-    assert progress.standing == Standing(1, 2, 5, 6.0)
-    assert progress.lag_s == 7.0
+    assert progress.standing == [Standing(1, 2, 5, Stood(6.0, 3)), Standing(0, 14, 15, NOT_LONG)]
+    assert (progress.lag_s, progress.still) == (7.0, NOT_LONG)
     watch.look(8.0, 8.0, {0: 17, 1: 5}, {0: 16, 1: 3})
-    assert watch.progress(8.0, FRESH_S).standing == Standing(0, 16, 17, 0.0)
+    assert watch.progress(8.0, FRESH_S).standing == [Standing(0, 16, 17, NOT_LONG), Standing(1, 3, 5, NOT_LONG)]
 
 
 def test_a_shard_that_stands_is_a_lag_from_the_next_look_on() -> None:
@@ -92,9 +97,9 @@ def test_a_look_that_is_late_makes_nobody_stand_who_was_found_behind_once() -> N
     """Under load each has just not taken the last events, at any moment."""
     watch = watched((0.0, {0: 5}, {0: 5}), (2.0, {0: 9}, {0: 7}))
     late = watch.progress(7.9, FRESH_S)
-    assert (late.standing, late.lag_s) == (Standing(0, 7, 9, 0.0), 0.0)
+    assert (late.standing, late.still, late.lag_s) == ([Standing(0, 7, 9, NOT_LONG)], NOT_LONG, 0.0)
     watch.look(8.0, 8.1, {0: 20}, {0: 19})
-    assert watch.progress(8.1, FRESH_S).standing == Standing(0, 19, 20, 0.0)
+    assert watch.progress(8.1, FRESH_S).standing == [Standing(0, 19, 20, NOT_LONG)]
 
 
 def test_a_slow_look_counts_as_no_time_that_a_shard_has_stood() -> None:
@@ -102,12 +107,13 @@ def test_a_slow_look_counts_as_no_time_that_a_shard_has_stood() -> None:
     watch = Watch()
     watch.look(0.0, 3.0, {0: 5}, {0: 2})
     watch.look(5.0, 9.0, {0: 9}, {0: 2})
-    assert watch.progress(9.0, FRESH_S).standing == Standing(0, 2, 9, 2.0)
+    assert watch.progress(9.0, FRESH_S).standing == [Standing(0, 2, 9, Stood(2.0, 1))]
+    assert watch.progress(9.0, FRESH_S).still == Stood(2.0, 1)
 
 
 def test_a_log_that_stands_still_makes_nobody_stuck() -> None:
     watch = watched(*((at, {0: 5}, {0: 5}) for at in (0.0, 20.0, 40.0)))
-    assert watch.progress(40.0, FRESH_S) == Progress(0, 0.0, 5, None)
+    assert watch.progress(40.0, FRESH_S) == Progress(0, 0.0, 5, [], Stood(40.0, 2))
 
 
 def test_where_nothing_can_be_read_any_more_the_lag_grows_and_never_reads_zero() -> None:
@@ -183,13 +189,14 @@ def verdict(seen: Seen, progress: Progress, followers: Followers | None = None, 
     return judged("p", "projection", seen, progress, followers or told(lag("p")), off, LIMITS)
 
 
-WELL = Progress(0, 0.0, 7, None)
-STANDING = Progress(5, 12.0, 7, Standing(2, 7, 12, 12.0))
+WELL = Progress(0, 0.0, 7, [], NOT_LONG)
+LONG = Stood(12.0, 6)
+STANDING = Progress(5, 12.0, 7, [Standing(2, 7, 12, LONG)], LONG)
 
 
 def test_each_state_has_its_reason() -> None:
     assert verdict(Seen({}), WELL) == Verdict("p", "projection", State.OK, "", 0, 0.0)
-    late = verdict(Seen({}), Progress(50, 8.0, 7, Standing(0, 7, 57, 1.0)))
+    late = verdict(Seen({}), Progress(50, 8.0, 7, [Standing(0, 7, 57, Stood(1.0, 1))], NOT_LONG))
     assert (late.state, late.why) == (State.LAGGING, "it is 50 events and 8 s behind the log")
     stuck = verdict(Seen({}), STANDING, told(lag("other", {2: "not mine"}), lag("p", {2: "a bad event"})))
     assert stuck.state == State.STUCK
@@ -201,6 +208,30 @@ def test_each_state_has_its_reason() -> None:
     assert "dead-letters" in parked.why
     off = verdict(Seen({}), STANDING, off="no MAIL_FROM")
     assert (off.state, off.why) == (State.OFF, "no MAIL_FROM")
+
+
+def test_a_shard_that_waits_for_its_turn_while_others_go_on_is_no_reason_to_wake_somebody_at_once() -> None:
+    """A slow handler has more to do than it does: each of its shards waits, and none has trouble to tell of."""
+    waiting = STANDING._replace(still=NOT_LONG)
+    assert verdict(Seen({}), waiting).state == State.LAGGING
+    assert verdict(Seen({}), waiting, told(lag("p", {3: "another's trouble"}))).state == State.LAGGING
+    assert verdict(Seen({}), waiting, told(lag("p", {2: "a bad event"}))).state == State.STUCK
+    assert verdict(Seen({}), waiting, told(lag("p", failure="no database"))).state == State.STUCK
+    silent = waiting._replace(standing=[Standing(2, 7, 12, Stood(60.0, 30))])
+    assert (verdict(Seen({}), silent).state, "does not say why" in verdict(Seen({}), silent).why) == (State.STUCK, True)
+
+
+def test_of_many_shards_that_stand_the_one_with_trouble_is_named() -> None:
+    standing = [Standing(1, 3, 9, Stood(30.0, 15)), Standing(2, 7, 12, LONG)]
+    stuck = verdict(Seen({}), STANDING._replace(standing=standing), told(lag("p", {2: "a bad event"})))
+    assert stuck.why == "in shard 2 it stands at 7 of 12 for 12 s: a bad event"
+
+
+def test_few_looks_on_a_machine_that_lets_nobody_have_its_turn_make_nobody_stuck() -> None:
+    """Whoever looks late is starved with those whom it watches."""
+    few = Stood(12.0, 3)
+    starved = STANDING._replace(standing=[Standing(2, 7, 12, few)], still=few)
+    assert verdict(Seen({}), starved).state == State.LAGGING
 
 
 def test_who_is_not_followed_is_down_and_why_is_told() -> None:
