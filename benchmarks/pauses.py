@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import Any
 
 import ray
@@ -204,7 +204,8 @@ def main() -> int:
             figures = await measure(await found.new_url("pauses"), arguments.hosts, arguments.shards, arguments.rounds)
             return figures | {"measured_on": await found.describe()}
 
-    figures = asyncio.run(whole())
+    with redirect_stdout(sys.stderr):  # Ray tells of each process that is killed
+        figures = asyncio.run(whole())
     if arguments.json:
         print(json.dumps(figures))
         return 0

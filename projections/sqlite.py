@@ -20,7 +20,7 @@ from sqlalchemy.pool import StaticPool
 
 from projections.database import Database, Work, read_model_error
 from projections.errors import ReadModelRejected, ReadModelUnavailable
-from store.sqlite_file import UNFIT_VALUE, store_error, use_write_ahead_log
+from store.sqlite_file import CACHE_KIB, UNFIT_VALUE, store_error, use_write_ahead_log
 
 T = TypeVar("T")
 BUSY_TIMEOUT_S = 5.0
@@ -110,4 +110,5 @@ def _connect(path: Path | None, mode: str) -> sqlite3.Connection:
     # transaction, so both go back together and the log is applied again from there. Don't keep here what is nowhere
     # else.
     connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     return connection

@@ -59,8 +59,6 @@ OWNED = """SELECT json_group_array(json_array(shard, epoch, head)) FROM shards
 ADVANCE = """UPDATE shards SET head = json_extract(wanted.value, '$[3]') FROM json_each(?) AS wanted
     WHERE shards.shard = json_extract(wanted.value, '$[0]') AND epoch = json_extract(wanted.value, '$[1]')
     AND head = json_extract(wanted.value, '$[2]')"""
-READ_CACHE_KIB = 16 * 1024
-"""Pages that stay at hand for the next read: a stream's events lie scattered over the log. By default it is 2 MiB."""
 NOT_JSON = (sqlite3.SQLITE_ERROR, 0)
 """What SQLite says where a value is a BLOB, and what Python's driver says where a text is not UTF-8."""
 WRITING = "eventray_writing"
@@ -239,7 +237,6 @@ class SqliteStore(SqlStore):
         try:
             if self._read_connection is None:
                 self._read_connection = self._file.connect()
-                self._read_connection.execute(f"PRAGMA cache_size=-{READ_CACHE_KIB}")
             row: tuple[Any, ...] = self._read_connection.execute(query, values).fetchone()
         except sqlite3.Error as error:
             raise store_error(error) from error

@@ -24,6 +24,9 @@ BUSY_TIMEOUT_S = 2.0
 CREATE_TIMEOUT_S = 10.0
 CHECKPOINT_PAGES = 4000
 """Pages of write-ahead log (16 MB) before they go to the file: index pages change often, and so go there less often."""
+CACHE_KIB = 16 * 1024
+"""Pages that a connection keeps at hand. By default it is 2 MiB: a commit over all shards changes as much, and would
+read its pages anew each time; and a stream's events lie scattered over the log."""
 REFUSED_ROW = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}
 PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 UNFIT_VALUE = (OverflowError, UnicodeEncodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -77,6 +80,7 @@ class SqliteFile:
         )
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         return connection
 
     def open(self, shards: int, create: bool) -> StoreIdentity:
