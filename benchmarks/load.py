@@ -10,13 +10,21 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Protocol
 
 from actors import Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
 from actors.wire import Receipt
 from benchmarks.latencies import Latencies
-from cluster import Runtime
 from store.errors import EventrayError
+
+
+class Submits(Protocol):
+    """Whatever takes commands; a `Runtime` does."""
+
+    async def submit(self, command: Command, /) -> Receipt:
+        """Return the receipt once it is stored. Raises EventrayError where it is not accepted."""
+        ...
 
 
 @dataclass(slots=True)
@@ -68,7 +76,7 @@ def workload(customers: int, commands_per_customer: float, prefix: str = "", see
             yield CreateOrder(order_id=f"{prefix}o-{number}", customer_id=customer_id, total_amount=amount)
 
 
-async def submit_all(runtime: Runtime, commands: Iterator[Command], in_flight: int) -> Load:
+async def submit_all(runtime: Submits, commands: Iterator[Command], in_flight: int) -> Load:
     """Submit commands to their end, `in_flight` at a time."""
     load = Load()
 
