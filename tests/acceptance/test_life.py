@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import urllib.request
@@ -18,7 +19,7 @@ from ray.util import list_named_actors
 from actors.customers import CreateCustomer, CreateOrder
 from cluster import SyncRuntime
 from cluster.cli.status import _ranges
-from cluster.ray_edge import namespace_of
+from cluster.ray_edge import namespace_of, temp_dir
 from store import open_store
 from tests.acceptance.commandline import EVENTRAY, Done, environment, eventray, in_process
 from tests.unit.test_application import SCRIPT
@@ -46,6 +47,11 @@ def ours(directory: Path, *arguments: str) -> Done:
 
 def actors_of(store_id: str) -> set[str]:
     return {each["name"] for each in list_named_actors(True) if each["namespace"] == namespace_of(store_id)}
+
+
+def announced(store_id: str) -> list[Path]:
+    """The files by which Prometheus finds the runtime's exporter."""
+    return list(temp_dir().glob(f"{namespace_of(store_id)}.*_service_discovery.json"))
 
 
 def test_a_runtime_stays_is_joined_told_of_and_ended(tmp_path: Path, shop: str) -> None:
@@ -88,9 +94,12 @@ def test_a_runtime_stays_is_joined_told_of_and_ended(tmp_path: Path, shop: str) 
 
     store_id = began.json["store_id"]
     assert len(actors_of(store_id)) == 5
+    (target,) = announced(store_id)
+    os.kill(int(target.name.rpartition(".json")[0].partition(".")[2].partition("_")[0]), signal.SIGKILL)
     ended = ours(tmp_path, "down", "--store", shop, "--json").json
     assert ended == {"ended": True, "ray_ended": False}
     assert actors_of(store_id) == set()
+    assert announced(store_id) == [], "Prometheus would go on asking the exporter that was killed"
     told = ours(tmp_path, "status", "--store", shop, "--json").json
     assert (told["running"], told["given_back"]) == (False, True)
     assert {shard["host"] for shard in told["shards"]} == {None}

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -26,8 +26,18 @@ from projections.customers import CustomerProjection
 from store.process import started
 from tests.integration.faulty_shop import lost_reply_flag, stop_flag
 
+pytestmark = pytest.mark.usefixtures("all_processes")
+
 FAULTY = "tests.integration.faulty_shop:app"
 SERVING_AGAIN_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def all_processes() -> Iterator[None]:
+    """Every process that a runtime has by default, the exporter too, which most tests do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("EVENTRAY_METRICS_EXPORTER")
+        yield
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
