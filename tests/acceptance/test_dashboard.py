@@ -19,6 +19,7 @@ from tests.browser import Page, browsing
 from tests.collector import Collector, collecting
 
 pytestmark = pytest.mark.timeout(180)
+RUNNING = "/api/v0/tasks?limit=1000&filter_keys=state&filter_predicates=%3D&filter_values=RUNNING"
 TOKEN = Path.home() / ".ray" / "auth_token"
 WITHIN_S = 60.0
 SIZE_MAX_BYTES = 300_000
@@ -92,6 +93,15 @@ async def test_a_person_finds_the_actors_by_their_names_and_opens_their_logs(das
         text = await log_of(page, host, "shards are served from now on")
         line = next(line for line in text.splitlines() if "shards are served from now on" in line)
         assert logged(line)["actor"] == "host-1-1-1"
+        await until_running(page, "Host 1 · shop.db · 64 shards · epoch 1")
+        await until_running(page, "Projections 1 · CustomerProjection, LoyaltyProgramme · shop.db · 64 shards")
+
+
+async def until_running(page: Page, task: str) -> None:
+    """Wait until the dashboard says that a task of this name runs."""
+    async with asyncio.timeout(WITHIN_S):
+        while task not in await page.evaluate(f"fetch('{RUNNING}').then(each => each.json()).then(JSON.stringify)"):
+            await asyncio.sleep(0.2)
 
 
 async def log_of(page: Page, actor: str, said: str) -> str:
@@ -101,7 +111,7 @@ async def log_of(page: Page, actor: str, said: str) -> str:
         while said not in await page.evaluate(f"fetch('{log}').then(answer => answer.text())"):
             await asyncio.sleep(0.2)
     await page.call("Page.navigate", url=actor)
-    await page.shows("host-1-1-1", "STDOUT", "Host 1 · shop.db · 64 shards · epoch 1")
+    await page.shows("host-1-1-1", "STDOUT")
     await page.evaluate("[...document.querySelectorAll('button')].find(each => each.innerText == 'STDOUT').click()")
     return await page.shows(said)
 
