@@ -34,7 +34,6 @@ from cluster.signature import signature_of
 from cluster.status import RuntimeStatus
 from projections.handler import Handler
 from projections.host import ProjectionPlan
-from projections.progress import SubscriberLimits
 from store.errors import EventrayError, StoreHeld
 from store.logs import configure_logs
 from store.opening import open_store
@@ -205,13 +204,14 @@ def _projection_plan(plan: RuntimePlan, name: str) -> ProjectionPlan:
         store_url=plan.store_url,
         projections=plan.application.projections,
         events=tuple(plan.application.registry.events.types.values()),
-        limits=SubscriberLimits(),
+        limits=plan.settings.subscriber_limits(),
         handlers=plan.handlers,
         audit=plan.settings.sample_limits(),
         process_managers=plan.application.process_managers,
         aggregates=plan.application.aggregates,
         payload_size_max_bytes=plan.settings.payload_size_max_bytes,
         connect=CommandsOverRay(plan.namespace, plan.settings.client_limits()),
+        relay=plan.settings.relay_limits(),
         number=_place_of(name),
     )
 

@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from actors.hosting import HostLimits
 from cluster.limits import ClientLimits
 from projections.environment import read_environment
+from projections.progress import SubscriberLimits
+from projections.relay import RelayLimits
 from projections.sampling import SampleLimits
 from store.errors import InvalidValue
 from store.logs import LogFormat
@@ -105,6 +107,17 @@ class Settings(BaseSettings):
     """Processes that follow the log for projections and handlers, each some shards. None: on SQLite, whose file takes
     one writer at a time, one; else one for each node, and at most as many as hosts."""
 
+    projection_events_held_max: Count = 50_000
+    """Pushed events that wait to be taken by one projection or handler in one process; past it they are left to be read
+    from the store."""
+    projection_batch_size_max: int = Field(default=5_000, ge=1, le=100_000)
+    """Events that one projection takes in one transaction."""
+    process_manager_commands_max: int = Field(default=1_000, ge=1, le=100_000)
+    """Commands of one process manager in one process that are on their way; the others wait in its outbox."""
+    process_manager_resting_max: Count = 10_000
+    """Partition keys of one process manager in one process whose last command has failed and is to be tried again;
+    while there are as many, no other command of it is looked for there."""
+
     # --- read models ---
     audit_interval_s: float = Field(default=60.0, ge=0.0, le=30 * 24 * 3600)
     """How often a sample of one read model in one shard is compared with the log; 0: never."""
@@ -151,6 +164,18 @@ class Settings(BaseSettings):
             live_idle_s=self.host_live_idle_s,
             sessions_max=self.host_sessions_max,
             payload_size_max_bytes=self.payload_size_max_bytes,
+        )
+
+    def subscriber_limits(self) -> SubscriberLimits:
+        """The bounds of each projection and handler."""
+        return SubscriberLimits(
+            batch_size_max=self.projection_batch_size_max, buffer_size_max=self.projection_events_held_max
+        )
+
+    def relay_limits(self) -> RelayLimits:
+        """The bounds of what each process manager sends."""
+        return RelayLimits(
+            under_way_max=self.process_manager_commands_max, resting_max=self.process_manager_resting_max
         )
 
     def sample_limits(self) -> SampleLimits:

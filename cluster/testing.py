@@ -184,7 +184,8 @@ class LocalFollowers:
     async def start(self, name: str, node: str | None) -> None:
         base, application, store = self._base, self._base.application, self._base.store
         commands = HostCommands(self._hosts, store, store.shards, base.settings.client_limits())
-        managing = Managing(application.process_managers, base.registry, commands)
+        relay = base.settings.relay_limits()
+        managing = Managing(application.process_managers, base.registry, commands, relay)
         derived = (application.projections, application.make_handlers(), base.registry.events)
         meter: FollowerMeter = (
             traced_follower(metering.Unmetered(), name) if base.settings.tracing else metering.Unmetered()
@@ -193,6 +194,7 @@ class LocalFollowers:
             store,
             base.read_models,
             *derived,
+            base.settings.subscriber_limits(),
             around_sink=meter.around_sink,
             managing=managing,
             around_call=meter.around_call,

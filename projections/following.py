@@ -211,7 +211,13 @@ def _managers(
         return {}
     return {
         each.name: ProcessManagerSubscriber(
-            store, read_models, each, managing.registry, managing.commands, limits=limits
+            store,
+            read_models,
+            each,
+            managing.registry,
+            managing.commands,
+            limits=limits,
+            relay_limits=managing.limits,
         )
         for each in managing.process_managers
     }

@@ -31,7 +31,7 @@ from projections.process_manager import ProcessManager
 from projections.progress import Lag, SubscriberLimits
 from projections.projection import Projection
 from projections.read_models import ReadModels
-from projections.relay import Commands, RelayState
+from projections.relay import Commands, RelayLimits, RelayState
 from projections.sampling import AuditState, SampleLimits
 from store.codec import EventRegistry
 from store.events import Event
@@ -80,6 +80,7 @@ class ProjectionPlan:
     """Of one command's JSON."""
     connect: Connect | None = None
     """How the process managers' commands are sent; None: there are none."""
+    relay: RelayLimits = field(default_factory=RelayLimits)
     number: int = 1
     """Of its place among the projection hosts; for its title only."""
 
@@ -140,7 +141,7 @@ class ProjectionHost:
             return None
         self._connection = plan.connect(store)
         registry = AggregateRegistry(plan.aggregates, plan.payload_size_max_bytes)
-        return Managing(plan.process_managers, registry, self._connection)
+        return Managing(plan.process_managers, registry, self._connection, plan.relay)
 
     async def _disconnect(self) -> None:
         if self._connection is not None:

@@ -28,6 +28,8 @@ class Managing(NamedTuple):
     process_managers: tuple[type[ProcessManager], ...]
     registry: AggregateRegistry
     commands: Commands
+    limits: RelayLimits
+    """Of what each of them sends."""
 
 
 class ProcessManagerSubscriber(ProjectionSubscriber):

@@ -121,6 +121,19 @@ def test_what_is_under_way_is_bounded() -> None:
     run(work())
 
 
+@pytest.mark.parametrize(("resting_max", "waits"), [(2, True), (3, False)])
+def test_keys_that_rest_are_bounded_and_others_come_on_all_the_same(resting_max: int, waits: bool) -> None:
+    async def work() -> None:
+        outbox, hosts = OutboxInMemory("a", "b", "c"), Hosts("a", "b")
+        began_s = asyncio.get_running_loop().time()
+        await for_a_while(relay_of(outbox, hosts, under_way_max=2, resting_max=resting_max), 60)
+        ((sent_s,), tried) = hosts.times["id-3"], [*hosts.times["id-1"], *hosts.times["id-2"]]
+        assert (sent_s - began_s >= 0.5) is waits, "as long as two keys rest, no third is looked for"
+        assert len(tried) > 8
+
+    run(work())
+
+
 def test_an_idle_one_looks_once_a_second_and_at_once_when_it_is_woken() -> None:
     async def work() -> None:
         outbox, hosts = OutboxInMemory(), Hosts()

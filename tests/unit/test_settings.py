@@ -8,6 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.settings import Settings, read_settings
+from projections.progress import SubscriberLimits
+from projections.relay import RelayLimits
 from store.errors import InvalidValue
 
 
@@ -16,6 +18,19 @@ def test_the_defaults_are_valid_and_reach_hosts_and_clients() -> None:
     assert settings.host_limits().pending_commands_max == 7
     assert settings.client_limits().in_flight_max == 8
     assert settings.client_limits().deadline_s == 9
+
+
+def test_the_bounds_of_what_follows_the_log_are_settings() -> None:
+    settings = Settings(
+        projection_batch_size_max=3,
+        projection_events_held_max=4,
+        process_manager_commands_max=5,
+        process_manager_resting_max=6,
+    )
+    subscribers, relay = settings.subscriber_limits(), settings.relay_limits()
+    assert (subscribers.batch_size_max, subscribers.buffer_size_max) == (3, 4)
+    assert (relay.under_way_max, relay.resting_max) == (5, 6)
+    assert (Settings().subscriber_limits(), Settings().relay_limits()) == (SubscriberLimits(), RelayLimits())
 
 
 def test_detection_and_replacement_fit_into_five_seconds() -> None:
