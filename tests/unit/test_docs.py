@@ -9,6 +9,7 @@ import pytest
 from cluster.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+PREFIXES = ("host_", "client_", "payload_", "projection_events_", "projection_batch_", "process_manager_")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -35,7 +36,9 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 def test_every_bound_of_the_settings_has_a_row_and_every_row_names_settings_that_exist() -> None:
-    named = set(re.findall(r"`((?:host|client|payload)_\w+)`", (ROOT / "docs/bounds.md").read_text()))
+    named = set(
+        re.findall(r"`((?:host|client|payload|projection|process_manager)_\w+)`", (ROOT / "docs/bounds.md").read_text())
+    )
     assert named <= Settings.model_fields.keys()
-    bounds = {name for name in Settings.model_fields if name.startswith(("host_", "client_", "payload_"))}
+    bounds = {name for name in Settings.model_fields if name.startswith(PREFIXES)}
     assert bounds - named == {"host_cpus"}
