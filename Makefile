@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 PROMETHEUS := $(VENV)/.prometheus
 TEST_PROGRAMS := chromium
 
-.PHONY: help demo test test-programs torture check format bench-brief clean
+.PHONY: help demo test test-programs torture check format bench check-speed clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -46,14 +46,11 @@ format: $(DEV) ## format the code and sort its imports
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-bench-brief: $(DEV) ## run the benchmarks of commands, the store, pauses and replay, small
-	@$(VENV)/bin/python -m benchmarks.commands --commands 20000
-	@$(VENV)/bin/python -m benchmarks.store --events 20000 --repeats 1
-	@$(VENV)/bin/python -m benchmarks.store --events 20000 --repeats 1 --store postgres
-	@$(VENV)/bin/python -m benchmarks.pauses --rounds 1
-	@$(VENV)/bin/python -m benchmarks.nodes
-	@$(VENV)/bin/python -m benchmarks.replay --events 20000 --repeats 1
-	@$(VENV)/bin/python -m benchmarks.replay --events 20000 --repeats 1 --store postgres
+bench: $(DEV) ## run all benchmarks beside the peers; write benchmarks/results, its plots, and README's table (15 minutes)
+	@$(VENV)/bin/python -m benchmarks
+
+check-speed: $(DEV) ## run benchmarks briefly, compare ratios to peers and drivers with benchmarks/floors.toml (4 minutes)
+	@$(VENV)/bin/python -m benchmarks.check
 
 clean: ## remove .venv, caches and the demo's store
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

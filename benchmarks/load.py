@@ -1,4 +1,7 @@
-"""Mixed commands, and submitting them with a bounded number in flight. Not here: what is made of the figures."""
+"""Mixed commands, and submitting them: a bounded number in flight, or so many in a second.
+
+Not here: what is made of the figures.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteTo
 from actors.wire import Receipt
 from benchmarks.latencies import Latencies
 from store.errors import EventrayError
+
+TICK_S = 0.002
+"""How often it is seen which commands are due."""
 
 
 class Submits(Protocol):
@@ -94,4 +100,33 @@ async def submit_all(runtime: Submits, commands: Iterator[Command], in_flight: i
     started = time.perf_counter()
     await asyncio.gather(*(submit_some() for _ in range(in_flight)))
     load.seconds = time.perf_counter() - started
+    return load
+
+
+async def submit_paced(runtime: Submits, commands: Iterator[Command], rate: float, seconds: float) -> Load:
+    """Submit commands at a rate for a while, whatever becomes of the earlier ones; return once all are answered.
+
+    A command's latency counts from when it was due, so that nothing is left out where this program comes late with it.
+    """
+    load, tasks = Load(), set[asyncio.Task[None]]()
+
+    async def submit(command: Command, due_s: float) -> None:
+        try:
+            receipt = await runtime.submit(command)
+        except EventrayError as error:
+            load.failures[type(error).__name__] += 1
+            return
+        load.latencies.add(time.perf_counter() - due_s)
+        load.note(receipt)
+
+    started_s, sent = time.perf_counter(), 0
+    while (now_s := time.perf_counter() - started_s) < seconds:
+        for _ in range(int(now_s * rate) - sent):
+            task = asyncio.create_task(submit(next(commands), started_s + (sent + 1) / rate))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            sent += 1
+        await asyncio.sleep(TICK_S)
+    await asyncio.gather(*tasks)
+    load.seconds = time.perf_counter() - started_s
     return load

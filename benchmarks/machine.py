@@ -1,12 +1,10 @@
-"""What a run was measured on: machine, versions, durability. And what one durable commit costs there."""
+"""What a run was measured on: machine, versions, durability."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sqlite3
-import statistics
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,20 @@ def describe(directory: Path | None) -> dict[str, Any]:
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "machine": platform.machine(),
-        "system": platform.platform(),
+        "processor": _processor(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         **(_describe_sqlite(directory) if directory is not None else {}),
     }
+
+
+def _processor() -> str:
+    """Return the processor's name; "unknown" where Linux's /proc/cpuinfo does not tell."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _describe_sqlite(directory: Path) -> dict[str, Any]:
@@ -49,20 +56,3 @@ def file_system_of(directory: Path) -> str:
         if directory.resolve().is_relative_to(mount_point) and len(mount_point) >= len(best):
             best, kind = mount_point, this_kind
     return kind
-
-
-def one_row_commit_p50_ms(path: Path, commits: int) -> float:
-    """Return the median of durable commits of one row each, by the bare driver, into a new database."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, data TEXT)")
-    took_s = []
-    for number in range(commits):
-        started = time.perf_counter()
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("INSERT INTO rows VALUES (?, ?)", (number, "x" * 300))
-        connection.execute("COMMIT")
-        took_s.append(time.perf_counter() - started)
-    connection.close()
-    return statistics.median(took_s) * 1000

@@ -15,6 +15,7 @@ import asyncpg
 from benchmarks.machine import describe
 from store.urls import parsed_url, shown_url
 
+PEERS = ("eventsourcing", "eventsource-py")
 SETTINGS = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size")
 
 
@@ -43,10 +44,10 @@ class Place(NamedTuple):
 
     async def describe(self) -> dict[str, Any]:
         """Return what the figures depend on."""
-        peer = {"eventsourcing": version("eventsourcing")}
+        peers = {peer: version(peer) for peer in PEERS}
         if self.server_url is None:
-            return {"store": "sqlite"} | describe(self.directory) | peer
-        return {"store": "postgres"} | describe(None) | peer | await _settings(self.server_url)
+            return {"store": "sqlite"} | describe(self.directory) | peers
+        return {"store": "postgres"} | describe(None) | peers | await _settings(self.server_url)
 
 
 @contextmanager

@@ -14,26 +14,23 @@ import itertools
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from actors import Command
 from benchmarks.latencies import Latencies
-from benchmarks.load import Load, workload
+from benchmarks.load import submit_paced, workload
 from benchmarks.places import Place, place
 from benchmarks.reporting import print_report, spread
 from cluster import Runtime
 from cluster.lag import catch_up
 from projections.customers import CustomerProjection
 from projections.read_models import ReadModels
-from store.errors import EventrayError
 from store.opening import open_store
 
 CUSTOMERS = 10_000
 COMMANDS_PER_CUSTOMER = 6
-TICK_S = 0.002
 LOOK_S = 0.003
 WARM_UP_S = 2.0
 CATCH_UP_S = 2.0
@@ -96,33 +93,6 @@ def latencies_of(watched: Watched) -> Latencies:
                     sys.exit(f"event {position} of shard {shard} was never visible")
                 found.add(now.at_s - commit.at_s)
     return found
-
-
-async def submit_paced(runtime: Runtime, commands: Iterator[Command], rate: float, seconds: float) -> Load:
-    """Submit commands at a rate for a while, whatever becomes of the earlier ones; return once all are answered."""
-    load, tasks = Load(), set[asyncio.Task[None]]()
-
-    async def submit(command: Command) -> None:
-        began_s = time.perf_counter()
-        try:
-            receipt = await runtime.submit(command)
-        except EventrayError as error:
-            load.failures[type(error).__name__] += 1
-            return
-        load.latencies.add(time.perf_counter() - began_s)
-        load.note(receipt)
-
-    started_s, sent = time.perf_counter(), 0
-    while (now_s := time.perf_counter() - started_s) < seconds:
-        for _ in range(int(now_s * rate) - sent):
-            task = asyncio.create_task(submit(next(commands)))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            sent += 1
-        await asyncio.sleep(TICK_S)
-    await asyncio.gather(*tasks)
-    load.seconds = time.perf_counter() - started_s
-    return load
 
 
 async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:

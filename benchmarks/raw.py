@@ -40,6 +40,10 @@ class Raw(Protocol):
         """Return what the events and their indexes take on the disk."""
         ...
 
+    async def drop_snapshots(self) -> None:
+        """Delete all snapshots of the store."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -72,6 +76,9 @@ class RawSqlite:
         )
         return int(pages * page_bytes)
 
+    async def drop_snapshots(self) -> None:
+        self._connection.execute("DELETE FROM snapshots")
+
     async def close(self) -> None:
         self._connection.close()
 
@@ -99,6 +106,9 @@ class RawPostgres:
 
     async def size_bytes(self) -> int:
         return int(await self._session.fetchval("SELECT pg_total_relation_size('events')"))
+
+    async def drop_snapshots(self) -> None:
+        await self._session.execute("DELETE FROM snapshots")
 
     async def close(self) -> None:
         await self._session.close()

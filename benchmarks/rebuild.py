@@ -17,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from actors.customers import CustomerCreated, CustomerType, OrderCreated
 from benchmarks.machine import describe
 from benchmarks.peer_projection import Peer
+from benchmarks.reporting import spread
 from cluster import ray_session
 from cluster.application import default_application
 from cluster.rebuilding import rebuild
@@ -145,7 +147,7 @@ def main() -> None:
     began = time.perf_counter()
     speeds = asyncio.run(measure(options.events, options.customers, options.rounds, options.peer_events))
     ray_session.disconnect()
-    result = {
+    result: dict[str, Any] = {
         "events": options.events,
         "customers": options.customers,
         "events_per_s": [round(speed) for speed in speeds.ours],
@@ -153,12 +155,16 @@ def main() -> None:
         "peer_events_per_s": [round(speed) for speed in speeds.peer],
         "times_the_peer": [round(mine / peer, 1) for mine, peer in zip(*speeds, strict=True)],
         "seconds_in_all": round(time.perf_counter() - began, 1),
-        "machine": describe(Path(tempfile.gettempdir())),
     }
+    figures = {
+        name: spread([float(value) for value in result[name]])
+        for name in ("events_per_s", "peer_events_per_s", "times_the_peer")
+    }
+    measured_on = describe(Path(tempfile.gettempdir())) | {"eventsourcing": version("eventsourcing")}
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"figures": figures, "measured_on": measured_on}))
     else:
-        print(f"{options.events:,} events of {options.customers:,} customers, on {result['machine']}", file=sys.stderr)
+        print(f"{options.events:,} events of {options.customers:,} customers, on {measured_on}", file=sys.stderr)
         for name, found in (("rebuild", speeds.ours), ("eventsourcing's projection runner", speeds.peer)):
             print(f"{name}: {', '.join(f'{speed:,.0f}' for speed in found)} events/s")
 

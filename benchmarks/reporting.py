@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +14,13 @@ from rich.table import Table
 
 DESCRIPTION_SHOWN = (
     "cpus",
+    "processor",
     "system",
     "python",
     "sqlite",
     "server_version",
     "eventsourcing",
+    "eventsource-py",
     "file_system",
     "durability",
 )
@@ -26,6 +29,16 @@ DESCRIPTION_SHOWN = (
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return the median and the extremes of what repeats measured."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def spreads(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return the spread of each figure over rounds that all have the same figures."""
+    return {name: spread([this_round[name] for this_round in rounds]) for name in rounds[0]}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the least value that this share of all does not exceed."""
+    return sorted(values)[min(len(values) - 1, math.ceil(share * len(values)) - 1)]
 
 
 def print_report(

@@ -28,11 +28,15 @@ def benchmark(*arguments: str, of: str = "commands") -> Any:
 
 @pytest.mark.timeout(120)
 def test_the_command_benchmark_runs_and_its_counts_agree() -> None:
-    figures = benchmark("--commands", "2000", "--customers", "300")
-    assert figures["commands"] == 2000
-    assert 0 < figures["commits"] <= 2000
+    report = benchmark("--commands", "2000", "--customers", "300", "--repeats", "1", "--peer-commands", "60")
+    assert report["commands"] == 2000
+    assert 0 < report["commits"] <= 2000
     for name in ("commands_per_s", "latency_p50_ms", "latency_p99_ms", "lone_command_p50_ms", "empty_ray_call_p50_ms"):
-        assert figures[name] > 0
+        assert report[name] > 0
+    ratios = {name for name in report["figures"] if "over_" in name}
+    assert {name for name in ratios if "eventsourc" in name or "raw" in name} < ratios
+    for name, figure in report["figures"].items():
+        assert 0 <= figure["min"] <= figure["median"] <= figure["max"], name
 
 
 @pytest.mark.timeout(120)
