@@ -62,7 +62,7 @@ async def audit_projections(
     read in one snapshot, and the log is folded as far as the checkpoints in it. What was read is kept in a file beside
     other temporary ones meanwhile. Connects to Ray, or starts it. Raises InvalidValue for an unknown projection,
     ReadModelMissing, ReadModelVersion, NotThisVersion, ReadModelUnavailable, NotAStore, StoreUnavailable,
-    RayUnavailable, ShardLost; what differs is in the result.
+    RayUnavailable, ShardsLost; what differs is in the result.
     """
     url = shared_url(url)
     projections = [application.projection(name) for name in names] or list(application.read_models)
@@ -101,18 +101,18 @@ async def audit_projections(
 def _fold(
     url: str,
     application: Application,
-    shard: int,
+    shards: list[int],
     names: list[str],
     checkpoints: Mapping[str, Mapping[int, Checkpoint]],
-) -> ShardFold:
+) -> list[ShardFold]:
     configure_logs(in_worker=True)
     projections = [application.projection(name) for name in names]
 
-    async def work() -> ShardFold:
+    async def work() -> list[ShardFold]:
         store = await open_store(url, create=False)
         try:
-            events = application.registry.events
-            return await fold_shard(store, projections, events, shard, checkpoints, _nobody_watches)
+            folding, known = (store, projections, application.registry.events), (checkpoints, _nobody_watches)
+            return [await fold_shard(*folding, shard, *known) for shard in shards]
         finally:
             await store.close()
 

@@ -23,9 +23,6 @@ from store.opening import open_store
 from store.paging import collecting_rarely
 from store.urls import shared_url
 
-TASK_EVENTS_MIN = 50_000
-"""What a task costs before it takes its first event is then little."""
-
 
 @dataclass
 class Rebuilt:
@@ -57,7 +54,7 @@ async def rebuild(url: str, application: Application, name: str, watcher: Watche
 
     A runtime may go on meanwhile. One that was interrupted is gone on with. Connects to Ray, or starts it. Raises
     InvalidValue for an unknown projection, RebuildStopped, ReadModelVersion, NotAStore, StoreUnavailable,
-    ReadModelUnavailable, RayUnavailable, ShardLost.
+    ReadModelUnavailable, RayUnavailable, ShardsLost.
     """
     url, projection = shared_url(url), application.projection(name)
     total = Rebuilt(name, projection.version)
@@ -65,8 +62,7 @@ async def rebuild(url: str, application: Application, name: str, watcher: Watche
     read_models = ReadModels(url)
     try:
         build = await read_models.begin_rebuild(projection, range(store.shards))
-        filling = (_fill, url, application, watcher, f"Rebuilding {name}", name, build)
-        async for done in over_shards(*filling, events_min=TASK_EVENTS_MIN):
+        async for done in over_shards(_fill, url, application, watcher, f"Rebuilding {name}", name, build):
             total.events += done.shard.events
             total.seconds = done.seconds
         began_s = time.perf_counter()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from heapq import heappop, heappush
 from typing import Any, Protocol
 
 import ray
@@ -35,15 +36,19 @@ log = structlog.get_logger(__name__)
 
 TASK_CPUS = 0.9
 """What a task claims of Ray: a core, but for what hosts on the same machine claim."""
+TASKS_A_CPU = 4
+"""So that none waits long for the last ones at the end."""
+TASK_EVENTS = 50_000
+"""Beside which opening a store, about 15 ms, is nothing, and of which progress is told often enough."""
 SHOWN_MAX = 1_000
 """Findings and failures kept in all."""
 
 
-class ShardLost(EventrayError):
-    """The work on shard {0} was lost: {1}"""
+class ShardsLost(EventrayError):
+    """The work on shards {0} was lost: {1}"""
 
-    def __init__(self, shard: int, reason: str) -> None:
-        super().__init__(shard, reason)
+    def __init__(self, shards: str, reason: str) -> None:
+        super().__init__(shards, reason)
 
 
 class Watcher(Protocol):
@@ -103,7 +108,7 @@ class StoreAudit:
 async def replay_store(url: str, application: Application, watcher: Watcher) -> StoreReplay:
     """Fold every aggregate of a store with the application's code. Changes nothing; nobody need hold the store.
 
-    Connects to Ray, or starts it. Raises NotAStore, StoreUnavailable, RayUnavailable, ShardLost; what can't be folded
+    Connects to Ray, or starts it. Raises NotAStore, StoreUnavailable, RayUnavailable, ShardsLost; what can't be folded
     is in the result.
     """
     total = StoreReplay()
@@ -141,21 +146,21 @@ async def keep_result(url: str, audit: str, events: int, found: int) -> None:
 
 @dataclass(frozen=True)
 class Done:
-    """One shard's task has ended."""
+    """The work on one shard has ended."""
 
     shard: Any
     """What the task returned."""
     seconds: float
-    """Since the first shard was begun."""
+    """Since the first shards were begun."""
 
 
 async def over_shards(
-    task: Any, url: str, application: Application, watcher: Watcher, name: str, *arguments: Any, events_min: int = 0
+    task: Any, url: str, application: Application, watcher: Watcher, name: str, *arguments: Any
 ) -> AsyncIterator[Done]:
-    """Run a task for each shard, of URL, application, shard and the arguments; yield what they return, as they end.
+    """Run a task for some shards at a time, of URL, application, shards and the arguments; yield what it returns.
 
-    That has a `shard` and the `seconds` that it took. With `events_min` a task gets a list of shards that have as many
-    events together, and returns a list. Raises ShardLost, RayUnavailable, and what the tasks raise.
+    That is a list with one result a shard, which has a `shard` and the `seconds` that it took; whoever ends first comes
+    first. Raises ShardsLost, RayUnavailable, and what the tasks raise.
     """
     url = shared_url(url)
     store = await open_store(url, create=False)
@@ -168,21 +173,16 @@ async def over_shards(
     try:
         done = watcher.phase(name, sum(heads.values()))
         began_s: float | None = None
-        # The long ones first, so that none is left over at the end.
-        order = sorted(heads, key=lambda shard: (-heads[shard], shard))
-        bundles = [[shard] for shard in order] if not events_min else _bundles(order, heads, events_min)
         shared = ray.put(application)
-        references = [
-            task.remote(url, shared, bundle if events_min else bundle[0], *arguments) for bundle in bundles
-        ]  # fmt: skip
+        portions = portions_of(heads, await asyncio.to_thread(_cpus))
+        references = [task.remote(url, shared, portion, *arguments) for portion in portions]
         waiting = [
-            asyncio.ensure_future(_result(bundle[0], reference))
-            for bundle, reference in zip(bundles, references, strict=True)
+            asyncio.ensure_future(_results(portion, reference))
+            for portion, reference in zip(portions, references, strict=True)
         ]
         try:
             for each in asyncio.as_completed(waiting):
-                answer = await each
-                results = answer if events_min else [answer]
+                results = await each
                 now_s = time.perf_counter()
                 began_s = began_s or now_s - sum(result.seconds for result in results)
                 for result in results:
@@ -199,33 +199,42 @@ async def over_shards(
             await asyncio.to_thread(ray_session.disconnect)
 
 
-def _bundles(order: Sequence[int], heads: Mapping[int, int], events_min: int) -> list[list[int]]:
-    """Put shards together until they have so many events."""
-    bundles: list[list[int]] = [[]]
-    for shard in order:
-        if sum(heads[each] for each in bundles[-1]) >= events_min:
-            bundles.append([])
-        bundles[-1].append(shard)
-    return bundles
+def portions_of(heads: Mapping[int, int], cpus: float) -> list[list[int]]:
+    """Share shards out among tasks, each of which opens a store: some for each CPU, of about as many events each.
+
+    More where they would take too long. The long ones come first, so that none is left over at the end.
+    """
+    count = max(int(TASKS_A_CPU * cpus), sum(heads.values()) // TASK_EVENTS, 1)
+    portions = [(0, place, list[int]()) for place in range(min(count, len(heads)))]
+    for shard in sorted(heads, key=lambda shard: (-heads[shard], shard)):
+        size, place, portion = heappop(portions)
+        heappush(portions, (size + heads[shard] + 1, place, [*portion, shard]))
+    return [portion for _, _, portion in sorted(portions, reverse=True)]
 
 
-async def _result(shard: int, reference: Any) -> Any:
+def _cpus() -> float:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("CPU", 1.0)
+
+
+async def _results(shards: list[int], reference: Any) -> list[Any]:
     try:
-        return await reference
+        results: list[Any] = await reference
     except RayError as error:
         if (own := own_error(error)) is not None:
             raise own from error
-        raise ShardLost(shard, reason_of(error)) from error
+        raise ShardsLost(", ".join(map(str, sorted(shards))), reason_of(error)) from error
+    return results
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def _replay(url: str, application: Application, shard: int) -> ShardReplay:
+def _replay(url: str, application: Application, shards: list[int]) -> list[ShardReplay]:
     configure_logs(in_worker=True)
 
-    async def work() -> ShardReplay:
+    async def work() -> list[ShardReplay]:
         store = await open_store(url, create=False)
         try:
-            return await replay_shard(store, application.registry, shard, _nobody_watches)
+            return [await replay_shard(store, application.registry, shard, _nobody_watches) for shard in shards]
         finally:
             await store.close()
 
@@ -233,15 +242,14 @@ def _replay(url: str, application: Application, shard: int) -> ShardReplay:
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def _audit(url: str, application: Application, shard: int) -> ShardAudit:
+def _audit(url: str, application: Application, shards: list[int]) -> list[ShardAudit]:
     configure_logs(in_worker=True)
 
-    async def work() -> ShardAudit:
+    async def work() -> list[ShardAudit]:
         store = await open_store(url, create=False)
         try:
-            registry = application.registry
-            snapshots = SnapshotAuditor(store, registry)
-            return await audit_shard(store, registry.events, shard, _nobody_watches, snapshots.findings)
+            events, beside = application.registry.events, SnapshotAuditor(store, application.registry).findings
+            return [await audit_shard(store, events, shard, _nobody_watches, beside) for shard in shards]
         finally:
             await store.close()
 
