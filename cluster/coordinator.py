@@ -164,7 +164,7 @@ class Coordinator:
         coordination = Coordination(store, hosts, projections, nodes, plan.settings, plan.detached, exporters)
         try:
             await coordination.start(plan.holder, plan.hosts)
-        except BaseException:
+        except BaseException:  # cancelled too: what has begun is ended
             await (coordination.leave() if _restarted() else coordination.abandon())
             await store.close()
             raise

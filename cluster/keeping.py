@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ class Shown(NamedTuple):
     """Rises with each."""
 
 
-class Kept:
+class Kept(ABC):
     """The part of an actor that keeps it with its coordinator. Its methods run on threads of their own."""
 
     def __init__(self, keeper: Keeper, *arguments: Any) -> None:
@@ -126,10 +127,11 @@ class Kept:
         if self._keeper.tracing:
             await asyncio.to_thread(flush)
 
+    @abstractmethod
     def _is_open(self) -> bool:
-        raise NotImplementedError
+        """Whether it is at work."""
 
-    def _before_the_end(self) -> None:
+    def _before_the_end(self) -> None:  # noqa: B027 - most have nothing of that kind
         """Do what may not be left undone where the process ends without a call of `stop`."""
 
 

@@ -95,7 +95,7 @@ async def up(
                 await asyncio.to_thread(local_ray.remember, keeper)
             dashboard = await asyncio.to_thread(ray_session.dashboard_url)
             return Up(found, keeper is not None, runtime.joined, dashboard, status)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: Ray's processes are nobody's then
         if keeper is not None:
             await asyncio.to_thread(local_ray.stop, keeper)
         raise

@@ -123,7 +123,7 @@ class Subscriptions:
             if self._sharing is None:
                 self._sharing = asyncio.create_task(self._share(), name="pushes to subscriptions")
             await subscription.start()
-        except BaseException:
+        except BaseException:  # cancelled too: its name is free again, and its thread ends
             self._open.pop(name, None)
             sink.close()
             raise

@@ -53,7 +53,7 @@ class SyncRuntime:
 
         try:
             return cls(_blocking(begin(), loop), loop, thread)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the thread would keep its loop
             _end(loop, thread)
             raise
 

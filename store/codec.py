@@ -104,7 +104,7 @@ class EventRegistry:
         try:
             groups = _grouped(kinds, self._current_data(kinds, records))
             decoded = {kind: self._decode_group(kind, data) for kind, data in groups.items()}
-        except Exception:
+        except Exception:  # whatever a validator of the user's raises; looked for one by one, which names it
             for record in records:
                 self.decode(record)
             raise

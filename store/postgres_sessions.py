@@ -92,7 +92,7 @@ class Sessions:
             session = self._idle.pop() if self._idle else await self.connect(**INDEXES_ONLY)
             try:
                 yield session
-            except BaseException:
+            except BaseException:  # cancelled too: within a statement it is no good for another
                 session.terminate()
                 raise
             self._idle.append(session)
@@ -128,7 +128,7 @@ class Sessions:
                 former_pids = [writer.pid for writer in self._identities]
                 former_starts = [writer.started for writer in self._identities]
                 await session.execute(SUCCEED, identity.pid, identity.started, former_pids, former_starts)
-        except BaseException:
+        except BaseException:  # cancelled too: nobody would know of this session
             session.terminate()
             raise
         self._identities = [identity]

@@ -59,7 +59,7 @@ class OfflineWriter:
         try:
             for former in {route.host for route in await self.store.routes() if route.host is not None}:
                 await self.store.end_writer(former)
-        except BaseException:
+        except BaseException:  # cancelled too: else the store stays held until its beat has been watched
             await self.store.release(self._generation)
             raise
         self._beating = asyncio.get_running_loop().create_task(self._beat())

@@ -286,11 +286,10 @@ async def test_past_the_bound_it_stands_still_and_says_so(store: EventStore, log
     assert notes.done_of("b") == ["b-1"]
     notes.fail = failing_at("b-1")
     await store.wish("Bounded", ["a"], "retry")
-    await asyncio.sleep(0.05)
-    await follower.settle()
-    await asyncio.sleep(0.05)
-    await follower.settle()
-    assert [row.partition_key for row in await store.parked()] == ["b"]
+    async with asyncio.timeout(20):
+        while [row.partition_key for row in await store.parked()] != ["b"]:
+            await follower.settle()
+    assert notes.done_of("a") == ["a-1"]
 
 
 async def test_what_is_undeliverable_is_not_tried_again(store: EventStore, log: Log, follow: Follow) -> None:

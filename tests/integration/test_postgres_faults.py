@@ -122,7 +122,9 @@ async def test_a_commit_that_comes_late_is_over_before_it_is_settled(
         os.kill(backend, signal.SIGCONT)
     settled = await postgres_store.settle({1: 1})
     assert settled == {1: postgres_log.head()} == {1: len(postgres_log.log())}
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        while postgres_log(f"SELECT pid FROM pg_stat_activity WHERE pid = {backend}"):
+            await asyncio.sleep(0.01)
     assert postgres_log.log() == note(settled[1])
     assert await append(postgres_store, 1, rows(1, "note-a", FEW, after=settled[1])) == set()
     assert postgres_log.log() == note(settled[1] + FEW)

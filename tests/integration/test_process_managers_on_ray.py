@@ -100,3 +100,5 @@ async def test_it_goes_on_while_the_coordinator_is_stopped(
         finally:
             coordinator.resume()
         await runtime.catch_up(LoyaltyProgramme, timeout_s=60)
+    assert promoted(path) == {"c-1": 1}
+    log_is_whole(path)

@@ -55,18 +55,19 @@ async def test_who_waits_for_bytes_of_room_in_the_client_is_told_at_the_deadline
     settings = Settings(client_in_flight_bytes_max=1, close_timeout_s=1)
     async with InProcessRuntime.open(app=APPLICATION, settings=settings) as runtime:
         store: Any = runtime._ports.store
-        append, going_on = store.append, asyncio.Event()
+        append, begun, going_on = store.append, asyncio.Event(), asyncio.Event()
 
         async def slowly(appends: Sequence[ShardAppend]) -> set[int]:
+            begun.set()
             await going_on.wait()
             fenced: set[int] = await append(appends)
             return fenced
 
         monkeypatch.setattr(store, "append", slowly)
         first = asyncio.create_task(runtime.submit(Write(note_id="n", text="1")))
-        await asyncio.sleep(0.05)
         try:
             async with asyncio.timeout(5):
+                await begun.wait()
                 with pytest.raises(Overloaded):
                     await runtime.submit(Write(note_id="n", text="2"), timeout_s=0.1)
         finally:

@@ -169,6 +169,7 @@ async def test_a_slow_one_slows_neither_commands_nor_others(runtime: InProcessRu
         await stuck.wait()
     await until(lambda: len(got) == 50)
     never.set()
+    assert {event.customer_id for event in got} == {create(number).customer_id for number in range(50)}
 
 
 async def test_one_that_fails_tries_again_and_the_other_shards_go_on(runtime: InProcessRuntime) -> None:
