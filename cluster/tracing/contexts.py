@@ -7,6 +7,7 @@ traced has a span for its part in it, in its own trace. They name each other by 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from opentelemetry.trace import (
 
 KEY = "traceparent"
 _MARK = f'"{KEY}"'
+_UNSAMPLED = re.compile(rf'{_MARK}:"00-[0-9a-f]{{32}}-[0-9a-f]{{16}}-[0-9a-f][02468ace]"')
+"""As we write it. Most commands of a production are not sampled, and a search costs a fifth of reading the JSON."""
 
 
 def traceparent_of(span: Span) -> str:
@@ -39,7 +42,7 @@ def traceparent_of(span: Span) -> str:
 
 def context_of(metadata: str) -> Context | None:
     """Return the trace context in metadata, a JSON object in text; None where there is none that is sampled."""
-    if _MARK not in metadata:
+    if _MARK not in metadata or (metadata.count(_MARK) == 1 and _UNSAMPLED.search(metadata)):
         return None
     traceparent = json.loads(metadata).get(KEY)
     if not isinstance(traceparent, str) or not int(traceparent[-2:], 16) & TraceFlags.SAMPLED:

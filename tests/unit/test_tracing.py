@@ -177,7 +177,19 @@ def test_a_context_is_read_as_it_was_written() -> None:
     assert traceparent_of(trace.get_current_span(read)) == sent
     assert traceparent_of(trace.get_current_span(parent(sent))) == sent
     unsampled = f'{{"traceparent":"{sent[:-2]}00"}}'
-    for nothing in ("", "{}", '{"x":"traceparent"}', '{"traceparent":null}', unsampled):
+    within = f'{{"x":{{"traceparent":"{sent[:-2]}00"}},"traceparent":"{sent}"}}'
+    found = context_of(within)
+    assert found is not None
+    assert traceparent_of(trace.get_current_span(found)) == sent
+    for nothing in (
+        f'{{"traceparent": "{sent[:-2]}00"}}',
+        f'{{"traceparent":"{sent[:-2]}02"}}',
+        "",
+        "{}",
+        '{"x":"traceparent"}',
+        '{"traceparent":null}',
+        unsampled,
+    ):
         assert context_of(nothing) is None
 
 
