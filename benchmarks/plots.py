@@ -54,7 +54,7 @@ def _throughput(results: Results) -> Figure | None:
     curves = _curves(results)
     if not curves:
         return None
-    figure, axes = _axes("Durable commands in a second, one driver (2 shared cores)")
+    figure, axes = _axes(f"Durable commands in a second, one driver{_on(results)}")
     for store, rows in curves.items():
         in_flight = [row["in flight"] for row in rows]
         axes.plot(in_flight, [row["commands/s"] for row in rows], "o-", color=COLORS[store], label=NAMES[store])
@@ -76,7 +76,7 @@ def _latency(results: Results) -> Figure | None:
     curves = _curves(results)
     if not curves:
         return None
-    figure, axes = _axes("Latency of a durable command, one driver (2 shared cores)")
+    figure, axes = _axes(f"Latency of a durable command, one driver{_on(results)}")
     for store, rows in curves.items():
         for quantile, style in (("p50", "o-"), ("p99", "^--")):
             axes.plot(
@@ -97,11 +97,12 @@ def _growth(results: Results) -> Figure | None:
     if "growth-sqlite" not in results:
         return None
     rows = results["growth-sqlite"]["growth"]
-    figure, axes = _axes("Appending to a growing log, SQLite, 500 events a transaction")
+    figure, axes = _axes(f"Appending to a growing log, SQLite, 500 events a transaction{_on(results)}")
     events = [row["events"] for row in rows]
     axes.plot(events, [row["append/s"] for row in rows], "o-", color=COLORS["sqlite"], label="store, fenced, durable")
     axes.plot(events, [row["raw append/s"] for row in rows], "s--", color="tab:gray", label="bare driver, durable")
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g}"))
     axes.set_xlabel("million events in the log")
     axes.set_ylabel("events/s")
@@ -113,7 +114,7 @@ def _scaling(results: Results) -> Figure | None:
     if "scale-sqlite" not in results:
         return None
     points = results["scale-sqlite"]["points"]
-    figure, axes = _axes("CPU time of a command as hosts are added, SQLite (2 shared cores)")
+    figure, axes = _axes(f"CPU time of a command as hosts are added, SQLite{_on(results)}")
     roles = [role for role in points[0]["cpu_us_per_command"] if role != "all"]
     below = [0.0] * len(points)
     for role in roles:
@@ -123,7 +124,13 @@ def _scaling(results: Results) -> Figure | None:
     axes.set_xticks(range(len(points)), [f"{point['hosts']} on {point['nodes']}" for point in points])
     axes.set_xlabel("hosts on local nodes, 500 commands in flight for each host")
     axes.set_ylabel("CPU us for a command")
-    return _finished(figure, axes)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
+    return figure
+
+
+def _on(results: Results) -> str:
+    cores = {report["measured_on"]["cpus"] for report in results.values() if "measured_on" in report}
+    return f" ({cores.pop()} shared cores)" if len(cores) == 1 else ""
 
 
 def _axes(title: str) -> tuple[Figure, Axes]:
@@ -131,6 +138,7 @@ def _axes(title: str) -> tuple[Figure, Axes]:
     axes: Any = figure.add_subplot()
     axes.set_title(title)
     axes.grid(visible=True, which="major", alpha=0.3)
+    axes.set_axisbelow(True)
     return figure, axes
 
 
