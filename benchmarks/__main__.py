@@ -31,9 +31,9 @@ def main() -> None:
         report = run(each.module, each.whole)
         (RESULTS / f"{each.name}.json").write_text(json.dumps(report, indent=1) + "\n")
         print(f"{time.perf_counter() - began_s:.0f} s", file=sys.stderr)
-    write_table()
     for path in write_plots(read_results(), RESULTS):
         print(path.name, file=sys.stderr)
+    write_table()
 
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ def rendered(results: Results) -> str:
         cells = [_cell(results.get(f"{row.benchmark}-{store}"), row.figure) for store in STORES]
         if any(cells):
             lines.append(f"| {row.what} | {row.goal} | {' | '.join(cells)} |")
+    if len(lines) == 2:
+        return "Not measured yet: `make bench` writes a table here."
     return "\n".join([*lines, "", _measured_on(results)])
 
 
@@ -151,8 +153,14 @@ def with_table(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
+def with_pictures(table: str) -> str:
+    """Return the table with links to the pictures that are there, as the README has it."""
+    links = [f"[{path.stem}](benchmarks/results/{path.name})" for path in sorted(RESULTS.glob("*.png"))]
+    return f"{table}\n\nPictures: {', '.join(links)}." if links else table
+
+
 def write_table() -> None:
-    """Write the table beside the results, and into the README."""
+    """Write the table beside the results, and into the README. The pictures are drawn before it."""
     table = rendered(read_results())
     (RESULTS / "table.md").write_text(table + "\n")
-    README.write_text(with_table(README.read_text(), table))
+    README.write_text(with_table(README.read_text(), with_pictures(table)))

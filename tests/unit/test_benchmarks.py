@@ -97,7 +97,7 @@ def test_readme_and_results_have_the_table_that_follows_from_the_results() -> No
     rendered = table.rendered(table.read_results())
     assert (table.RESULTS / "table.md").read_text() == rendered + "\n"
     page = (ROOT / "README.md").read_text()
-    assert table.with_table(page, rendered) == page
+    assert table.with_table(page, table.with_pictures(rendered)) == page
 
 
 def test_results_name_no_directory_and_are_small() -> None:
