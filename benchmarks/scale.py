@@ -10,11 +10,12 @@ The JSON: `store`, `settings`, `points`, `one_host`, `small_calls`, `ray_call`, 
 (`driver`, `host`, `store`, `projection`, `read_models`, `coordinator`, `exporter`, `ray`, and `all`), each of these
 with `median`, `min`, `max`; as medians `cpu_us_per_command_by_thread`, `ray_calls_per_1000` by method,
 `transactions_per_1000` by operation, `commands_per_call`, `commands_per_append`, `append_us_per_command` (by the
-clock), `wal_bytes_per_command`; what the same processes take at rest, `standing_cpu_ms_per_s` by role,
-`standing_cpu_ms_per_s_by_thread`, `standing_ray_calls_per_s`; `processes` by role, and on PostgreSQL `sessions`.
-`one_host` is a point of one host with as much in flight as the largest size, `small_calls` one with little;
-`ray_call` has the CPU of an empty Ray call, `caller_us` and `callee_us`. `costs` are `fixed` and `each` of lines,
-`ceilings` a list by hosts and commands in flight of each driver.
+clock), `wal_bytes_per_command`, `fixed_work_us` (CPU of what is always the same work: how fast the machine was); what
+the same processes take at rest, `standing_cpu_ms_per_s` by role, `standing_cpu_ms_per_s_by_thread`,
+`standing_ray_calls_per_s`; `processes` by role, and on PostgreSQL `sessions`. `one_host` is a point of one host with
+as much in flight as the largest size, `small_calls` one with little; `ray_call` has the CPU of an empty Ray call,
+`caller_us` and `callee_us`. `costs` are `fixed` and `each` of lines, `ceilings` a list by hosts and commands in
+flight of each driver.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ def _cpu(point: Mapping[str, Any]) -> dict[str, float]:
         **{role: each["median"] for role, each in point["cpu_us_per_command"].items()},
         "commands/call": point["commands_per_call"],
         "commands/append": point["commands_per_append"],
+        "fixed work": point["fixed_work_us"],
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import sys
 import time
@@ -106,7 +107,7 @@ async def measure_size(runtime: Runtime, url: str, size: Size, plan: Plan) -> di
     await _load(runtime, url, next(names), int(plan.commands * WARM_UP_SHARE), in_flight)
     census = await take_census((await runtime.status()).store_id, url)
     watch = Watch(runtime, url, census)
-    rests, loads, rates = [], [], []
+    rests, loads, rates, fixed_work_us = [], [], [], []
 
     async def rest() -> None:
         await asyncio.sleep(plan.rest_s)
@@ -118,14 +119,24 @@ async def measure_size(runtime: Runtime, url: str, size: Size, plan: Plan) -> di
     rests.append(await watch.during(rest))
     for _ in range(plan.repeats):
         loads.append(await watch.during(load))
+        fixed_work_us.append(measure_fixed_work_us())
         rests.append(await watch.during(rest))
     await asyncio.sleep(TOLD_AFTER_S)
     point = {**size._asdict(), "in_flight": in_flight, "commands_per_s": spread(rates)}
+    point["fixed_work_us"] = median(fixed_work_us)
     point |= figures_of(loads, rests, await ray_calls(), plan.commands)
     point["processes"] = dict(sorted(census.processes().items()))
     if census.server is not None:
         point["sessions"] = census.server.sessions
     return point
+
+
+def measure_fixed_work_us() -> float:
+    """Return the CPU time of what is always the same work: it tells how fast the machine was just then."""
+    began_s = time.thread_time()
+    for number in range(2_000):
+        json.loads(json.dumps({"customer_id": f"c-{number}", "amounts": [number, number + 1]}))
+    return (time.thread_time() - began_s) * 1e6 / 2_000
 
 
 class Empty:
