@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -26,18 +26,16 @@ from projections.customers import CustomerProjection
 from store.process import started
 from tests.integration.faulty_shop import lost_reply_flag, stop_flag
 
-pytestmark = pytest.mark.usefixtures("all_processes")
-
 FAULTY = "tests.integration.faulty_shop:app"
 SERVING_AGAIN_S = 5.0
 
 
-@pytest.fixture(scope="module")
-def all_processes() -> Iterator[None]:
-    """Every process that a runtime has by default, the exporter too, which most tests do without."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("EVENTRAY_METRICS_EXPORTER")
-        yield
+@pytest.fixture
+def all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process that a runtime has by default: the exporter too, without which most tests do, and those in which
+    seconds count, since its start takes some of a small machine's.
+    """
+    monkeypatch.delenv("EVENTRAY_METRICS_EXPORTER")
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -148,6 +146,7 @@ class Load:
             assert (row["total_orders"], round(row["total_spent"] * 100)) == (count, spent[customer])
 
 
+@pytest.mark.usefixtures("all_processes")
 @pytest.mark.timeout(300)
 async def test_a_host_killed_at_random_moments_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
@@ -203,6 +202,7 @@ async def test_a_call_to_a_stopped_host_is_answered_by_its_successor(tmp_path: P
     log_is_whole(path)
 
 
+@pytest.mark.usefixtures("all_processes")
 @pytest.mark.timeout(120)
 async def test_a_commit_whose_reply_is_lost_is_stored_and_answered_once(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
@@ -217,6 +217,7 @@ async def test_a_commit_whose_reply_is_lost_is_stored_and_answered_once(tmp_path
     log_is_whole(path)
 
 
+@pytest.mark.usefixtures("all_processes")
 @pytest.mark.timeout(120)
 async def test_of_two_projection_hosts_one_is_killed_and_each_order_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
