@@ -42,6 +42,9 @@ ELSEWHERE = "use another database, or a schema of its own: ?search_path=SCHEMA"
 TABLES = """SELECT relname::text FROM pg_class
     WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(:names)"""
 NO_SUCH_DATABASE, NO_SCHEMA = "3D000", "3F000"
+SCHEMA_MISSING = "its search_path names no schema that exists: make it first (CREATE SCHEMA), or mend its name"
+WRONG_OPTION = ("42704", "22023", "55P02")
+"""No such setting, no such value of it, or none that a session may change: what the driver doesn't know, it sends."""
 OTHER_TABLES = ("42703", "42P01", "42883", "42804")
 """No such column, table or operator: tables of our names, but not ours."""
 
@@ -100,9 +103,12 @@ class PostgresDatabase:
             return await asyncpg.connect(
                 self._url, timeout=CONNECT_TIMEOUT_S, server_settings=_session(name) | settings
             )
+        except asyncpg.PostgresError as error:
+            if sqlstate(error) in WRONG_OPTION and "?" in self._url:
+                remedy = f"leave out or mend the option that the server does not take ({error})"
+                raise InvalidValue("store", ascii(self.shown), remedy) from None
+            raise
         except ValueError as error:
-            if isinstance(error, asyncpg.PostgresError):
-                raise
             raise InvalidValue("store", ascii(self.shown), f"{REMEDY} ({type(error).__name__})") from None
 
     def engine(self, connect: Connect, size: int = POOL_SIZE, overflow: int = POOL_OVERFLOW) -> AsyncEngine:
@@ -158,6 +164,8 @@ class PostgresDatabase:
     async def _identity(self, connection: AsyncConnection, shards: int, create: bool) -> StoreIdentity | None:
         await self._check_encoding(connection)
         if not await self._tables(connection):
+            if await connection.scalar(text("SELECT current_schema()")) is None:
+                raise NotAStore(self.shown, SCHEMA_MISSING)
             if not create:
                 raise NotAStore(self.shown, "the database has no tables of a store")
             await self._create(connection, shards)
@@ -186,7 +194,7 @@ class PostgresDatabase:
         if state == NO_SUCH_DATABASE:
             return NotAStore(self.shown, "there is no such database: make it first (createdb)")
         if state == NO_SCHEMA:
-            return NotAStore(self.shown, "its search_path names no schema that exists: make it first (CREATE SCHEMA)")
+            return NotAStore(self.shown, SCHEMA_MISSING)
         if state in OTHER_TABLES:
             return NotAStore(self.shown, f"its tables are those of something else ({driver_error(error)}): {ELSEWHERE}")
         return store_error(error)

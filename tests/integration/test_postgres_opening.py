@@ -107,8 +107,16 @@ async def test_a_store_of_a_newer_schema_is_refused(postgres_url: str, postgres_
 async def test_no_such_database_and_no_such_schema(postgres_server: Server) -> None:
     with pytest.raises(NotAStore, match="createdb"):
         await open_store(postgres_server.url("nowhere"))
-    with pytest.raises(NotAStore, match="CREATE SCHEMA"):
-        await open_store(postgres_server.url("postgres") + "&search_path=nowhere")
+    for create in (True, False):
+        with pytest.raises(NotAStore, match="CREATE SCHEMA"):
+            await open_store(postgres_server.url("postgres") + "&search_path=nowhere", create=create)
+
+
+@pytest.mark.parametrize("option", ["colour=red", "work_mem=much", "shared_buffers=1GB"])
+async def test_an_option_that_nobody_knows_is_named(postgres_server: Server, option: str) -> None:
+    with pytest.raises(InvalidValue, match=f'option.*"{option.partition("=")[0]}"') as refused:
+        await open_store(postgres_server.url("postgres") + f"&{option}")
+    assert refused.value.field == "store"
 
 
 async def test_a_database_that_can_not_hold_all_text_is_refused(postgres_server: Server) -> None:

@@ -7,7 +7,8 @@ import ssl
 import asyncpg
 import pytest
 
-from store import EventrayError, OutcomeUnknown, StoreRejected, StoreUnavailable
+from store import EventrayError, InvalidValue, OutcomeUnknown, StoreRejected, StoreUnavailable
+from store.postgres_database import PostgresDatabase
 from store.postgres_errors import store_error, undone_by_rival
 
 
@@ -74,3 +75,15 @@ def test_only_what_a_rival_undid_is_run_again() -> None:
     ]
     assert undone_by_rival(raised("23505", "hosts_pk"))
     assert not undone_by_rival(raised("23505", "events_pk"))
+
+
+@pytest.mark.parametrize(("option", "refused"), [("?colour=red", InvalidValue), ("", asyncpg.UndefinedObjectError)])
+async def test_an_option_that_the_server_does_not_take_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, option: str, refused: type[Exception]
+) -> None:
+    async def connect(*_: object, **__: object) -> None:
+        raise asyncpg.UndefinedObjectError('unrecognized configuration parameter "colour"')
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    with pytest.raises(refused, match='"colour"'):
+        await PostgresDatabase(f"postgresql://u@h/db{option}").connect()
