@@ -239,9 +239,14 @@ class HostCore:
         return list(touched.values())
 
     def _advance(self, shards: Iterable[Shard]) -> None:
-        """Let these shards decide what they can, wake the writer, and read what they lack."""
+        """Let these shards decide what they can; then wake the writer, or first read what they lack.
+
+        A call is answered once all its commands are, so that what was decided before the reading is stored with what is
+        decided after it: one commit instead of two, and the second would wait for the first.
+        """
         turn = Turn(time.monotonic(), time.time_ns() // 1000)
         lacking: list[tuple[Shard, Wants]] = []
+        decided = False
         room_bytes = self._limits.unstored_bytes_max - sum(shard.unstored_bytes for shard in self._shards.values())
         after_a_turn: list[Shard] = []
         due, self._held_back = dict.fromkeys((*self._held_back, *shards)), []
@@ -249,8 +254,7 @@ class HostCore:
             before_bytes = shard.unstored_bytes
             shard.decide(turn, room_bytes)
             room_bytes -= shard.unstored_bytes - before_bytes
-            if shard.has_decided:
-                self._writer.wake()
+            decided = decided or shard.has_decided
             if room_bytes <= 0 and shard.inbox:
                 (after_a_turn if shard.unstored_bytes > before_bytes else self._held_back).append(shard)
                 continue
@@ -264,6 +268,8 @@ class HostCore:
         self._held_back += after_a_turn
         if lacking:
             self._spawn(self._load(lacking))
+        elif decided:
+            self._writer.wake()
 
     # --- reading ---
 
@@ -296,6 +302,7 @@ class HostCore:
                 time.monotonic(),
             )
         self._advance(shard for shard, _ in lacking)
+        self._writer.wake()  # also for those who lacked nothing, and where something is lacking still
 
     # --- health ---
 

@@ -351,6 +351,42 @@ async def test_all_that_a_batch_lacks_is_read_in_one_query(host: HostUnderTest) 
     assert len(host.store.lookups) == 1
 
 
+def warm_and_cold(host: HostUnderTest) -> tuple[str, str]:
+    """Two customers of different shards."""
+    shards = host.store.shards
+    return "c-1", next(f"c-{n}" for n in range(2, 99) if shard_of(f"c-{n}", shards) != shard_of("c-1", shards))
+
+
+async def test_what_is_decided_before_and_after_a_reading_is_stored_in_one_commit(host: HostUnderTest) -> None:
+    warm, cold = warm_and_cold(host)
+    await host.submit(ADA, "k-1")
+    before = len(host.store.appends)
+    answers = await host.execute(
+        host.message(ChangeEmail(customer_id=warm, email="new@example.com"), "k-2", first_send=True),
+        host.message(CreateCustomer(customer_id=cold, name="Bob", email="bob@example.com"), "k-3", first_send=True),
+    )
+    assert [type(answer) for answer in answers] == [Receipt, Receipt]
+    assert [len(append.records) for appends in host.store.appends[before:] for append in appends] == [1, 1]
+    assert len(host.store.appends) == before + 1
+
+
+async def test_what_needed_no_reading_is_stored_where_the_reading_fails(
+    host: HostUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise StoreUnavailable("the disk is gone", False)
+
+    warm, cold = warm_and_cold(host)
+    await host.submit(ADA, "k-1")
+    monkeypatch.setattr(host.store, "read_histories", broken)
+    async with asyncio.timeout(5):
+        stored, refused = await host.execute(
+            host.message(ChangeEmail(customer_id=warm, email="new@example.com"), "k-2", first_send=True),
+            host.message(CreateCustomer(customer_id=cold, name="Bob", email="bob@example.com"), "k-3", first_send=True),
+        )
+    assert (type(stored), type(refused)) == (Receipt, StoreUnavailable)
+
+
 async def test_a_first_send_is_not_looked_up(host: HostUnderTest) -> None:
     await host.submit(ADA, "k-1", first_send=True)
     assert host.store.lookups == []
