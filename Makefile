@@ -18,7 +18,7 @@ demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store
 	@$(VENV)/bin/eventray demo
 
 test: $(DEV) $(PROMETHEUS) test-programs ## run all tests, in two processes side by side: they wait more than they work
-	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-programs: # what tests run besides Python, from Debian's packages; without one, the tests that need it fail and say so
 	@for program in $(TEST_PROGRAMS); do \
