@@ -21,11 +21,13 @@ from cluster.places import cancelled
 from cluster.settings import Settings
 from cluster.status import Moving, ProcessStatus, RuntimeStatus
 from cluster.stewarding import Nodes, Steward
-from cluster.supervision import Supervisor
+from cluster.supervision import ProcessLost, Supervisor
 from store.errors import EventrayError, StoreUnavailable, Superseded
 from store.ports import EventStore
 
 log = structlog.get_logger(__name__)
+
+POLLS_A_LOOK_FOR_STRAYS = 5
 
 
 class NotSettled(EventrayError):
@@ -57,7 +59,7 @@ class Coordination:
         self._exporter: ExporterPlace | None = None
         self._generation = 0
         self._steward: Steward | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
         self._beat_task: asyncio.Task[None] | None = None
         self._beat_ending = asyncio.Event()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -88,7 +90,7 @@ class Coordination:
             await self._patiently(lambda: self._store.want_hosts(self._generation, wanted))
             await self._end_former()
             await self._or_over(steward.begin(wanted))
-        self._running = self._spawn(steward.run())
+        self._running = [self._spawn(steward.run()), self._spawn(self._end_strays())]
         if self._exporters is not None:
             self._exporter = ExporterPlace(self._exporters, self._settings, self._generation, self._spawn)
             await self._exporter.begin()
@@ -99,7 +101,7 @@ class Coordination:
 
     async def stop(self) -> None:
         """End all processes, each after what it has in hand, and give the store back. Calling it twice is safe."""
-        await cancelled([self._running] if self._running else [])
+        await cancelled(self._running)
         if self._exporter is not None:
             await self._exporter.stop()
         if self._steward is not None:
@@ -111,7 +113,7 @@ class Coordination:
 
     async def abandon(self) -> None:
         """End all processes at once. What they were doing is decided by the store alone."""
-        await cancelled([self._running] if self._running else [])
+        await cancelled(self._running)
         await self._end_beat()
         if self._exporter is not None:
             await self._exporter.abandon()
@@ -121,7 +123,7 @@ class Coordination:
 
     async def leave(self) -> None:
         """End this coordinator's own work, and leave all processes at theirs, for the next coordinator."""
-        await cancelled([self._running] if self._running else [])
+        await cancelled(self._running)
         await self._end_beat()
         if self._exporter is not None:
             await self._exporter.leave()
@@ -199,6 +201,16 @@ class Coordination:
         for processes in (hosts, projections, *exporters):
             for name in await processes.adopt():
                 await processes.kill(name)
+
+    async def _end_strays(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.poll_interval_s * POLLS_A_LOOK_FOR_STRAYS)
+            try:
+                await self._begun().end_strays()
+                if self._exporter is not None:
+                    await self._exporter.end_strays()
+            except ProcessLost as error:
+                log.info("it can't be told whether processes are left over", reason=error.reason)
 
     async def _or_over(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it; raises what ends the coordinator meanwhile."""

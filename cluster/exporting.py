@@ -50,6 +50,10 @@ class ExporterPlace:
         """Who keeps the place; None before `begin`."""
         return next(iter(self._places.all), None)
 
+    async def end_strays(self) -> None:
+        """See `Places.end_strays`."""
+        await self._places.end_strays()
+
     async def stop(self) -> None:
         """End it, after what it has in hand."""
         self.url = ""

@@ -95,6 +95,16 @@ class Places:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
+    async def end_strays(self) -> None:
+        """End what an earlier coordinator, which did not know yet that it was followed, made after this one had begun.
+
+        Raises ProcessLost where it can't be told what is there.
+        """
+        for name in await self._processes.strays():
+            if _generation(name) < self._generation:
+                log.warning("a process that an earlier coordinator made too late is ended", process=name)
+                await self._processes.kill(name)
+
     async def stop(self) -> None:
         """End all processes, each after what it has in hand."""
         await cancelled(self._filling.values())
@@ -128,6 +138,11 @@ class Places:
 def _title(name: str) -> str:
     """The place of a process: `host-3` of `host-3-7-1`."""
     return name.rsplit("-", 2)[0]
+
+
+def _generation(name: str) -> int:
+    """The generation of the coordinator that made a process: 7 of `host-3-7-1`."""
+    return int(name.rsplit("-", 2)[1])
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

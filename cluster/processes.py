@@ -70,13 +70,12 @@ class RayProcesses:
         opening.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def adopt(self) -> dict[str, str]:
-        names = [
-            each["name"]
-            for each in await asyncio.to_thread(list_named_actors, True)
-            if each["namespace"] == self._keeper.namespace and each["name"].startswith(f"{self._kind}-")
-        ]
+        names = await self._names()
         nodes = await asyncio.gather(*map(self._adopted, names))
         return {name: node for name, node in zip(names, nodes, strict=True) if node is not None}
+
+    async def strays(self) -> list[str]:
+        return [name for name in await self._names() if name not in self._handles]
 
     async def open(self, name: str) -> str:
         if (opening := self._openings.get(name)) is None:
@@ -104,8 +103,11 @@ class RayProcesses:
     async def kill(self, name: str) -> None:
         if (opening := self._openings.pop(name, None)) is not None:
             opening.cancel()
-        if (handle := self._handles.pop(name, None)) is not None:
-            await asyncio.to_thread(ray.kill, handle)
+        handle = self._handles.pop(name, None)
+        try:
+            await asyncio.to_thread(self._kill, name, handle)
+        except RayError as error:
+            raise ProcessLost(name, reason_of(error)) from error
 
     async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
         claimed: dict[int, int] = await _answer(name, self._handle(name).claim.remote(list(shards)))
@@ -132,6 +134,22 @@ class RayProcesses:
         if (handle := self._handles.get(name)) is None:
             raise ProcessLost(name, "it has been ended")
         return handle
+
+    async def _names(self) -> list[str]:
+        try:
+            found = await asyncio.to_thread(list_named_actors, True)
+        except RayError as error:
+            raise ProcessLost(f"{self._kind}-*", reason_of(error)) from error
+        names = [each["name"] for each in found if each["namespace"] == self._keeper.namespace]
+        return [name for name in names if name.startswith(f"{self._kind}-")]
+
+    def _kill(self, name: str, handle: Any) -> None:
+        if handle is None:
+            try:
+                handle = ray.get_actor(name, namespace=self._keeper.namespace)
+            except ValueError:
+                return
+        ray.kill(handle)
 
     def _make(self, name: str, node: str | None) -> Any:
         remote: Any = ray.remote  # its overloads know neither concurrency groups nor a mapping of options

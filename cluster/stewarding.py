@@ -140,6 +140,11 @@ class Steward:
         self.settled.clear()
         self._wake.set()
 
+    async def end_strays(self) -> None:
+        """See `Places.end_strays`."""
+        for kind in self._kinds:
+            await kind.end_strays()
+
     async def stop(self) -> None:
         """End all processes, each after what it has in hand. `run` must have been cancelled."""
         if self._tasks:

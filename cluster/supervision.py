@@ -59,6 +59,10 @@ class Processes(Protocol):
         """
         ...
 
+    async def strays(self) -> list[str]:
+        """Return the names of those that are there and were neither started nor taken up here."""
+        ...
+
     async def open(self, name: str) -> str:
         """Wait until it is ready for work; return its node. Raises the EventrayError that keeps it from that."""
         ...
@@ -76,7 +80,7 @@ class Processes(Protocol):
         ...
 
     async def kill(self, name: str) -> None:
-        """End it at once; nothing if it has ended already."""
+        """End it at once, also a stray; nothing if it has ended already."""
         ...
 
 

@@ -106,6 +106,9 @@ class LocalHosts:
     async def adopt(self) -> dict[str, str]:
         return {}
 
+    async def strays(self) -> list[str]:
+        return []
+
     async def start(self, name: str, node: str | None) -> None:
         limits = self._settings.host_limits()
         meter: HostMeter = traced_host(Unmetered(), name) if self._settings.tracing else Unmetered()
@@ -180,6 +183,9 @@ class LocalFollowers:
 
     async def adopt(self) -> dict[str, str]:
         return {}
+
+    async def strays(self) -> list[str]:
+        return []
 
     async def start(self, name: str, node: str | None) -> None:
         base, application, store = self._base, self._base.application, self._base.store

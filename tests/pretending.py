@@ -40,6 +40,8 @@ class Pretended:
         self.ill: set[str] = set()
         self.silent: set[str] = set()
         """Those that an adopting coordinator gets no answer from."""
+        self.strange: set[str] = set()
+        """Those that no coordinator that lives has made or taken up."""
         self.stuck: set[str] = set()
         """Those that never finish what a shard has in hand."""
         self.refusals: list[Exception] = []
@@ -64,6 +66,9 @@ class Pretended:
         for name in self.silent & self.running.keys():
             await self.kill(name)
         return {name: self.nodes[name] for name in self.running}
+
+    async def strays(self) -> list[str]:
+        return [name for name in self.running if name in self.strange]
 
     async def open(self, name: str) -> str:
         if self.refusals:

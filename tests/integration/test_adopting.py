@@ -69,7 +69,15 @@ async def test_only_processes_that_are_at_work_are_taken_up(kind: str, keeper: K
     await made.start(f"{kind}-2-1-2", None)
     node = await made.open(f"{kind}-2-1-2")
 
-    assert await processes("holder-1").adopt() == {f"{kind}-2-1-2": node}
+    successor = processes("holder-1")
+    assert await successor.adopt() == {f"{kind}-2-1-2": node}
     with pytest.raises(ActorDiedError):
         await made._handles[f"{kind}-1-1-1"].health.remote()
+
+    await made.start(f"{kind}-3-1-3", None)  # its coordinator did not know yet that it is followed
+    assert await successor.strays() == [f"{kind}-3-1-3"]
+    await successor.kill(f"{kind}-3-1-3")
+    with pytest.raises(ActorDiedError):
+        await made._handles[f"{kind}-3-1-3"].health.remote()
+    assert await successor.strays() == []
     assert await processes("holder-2").adopt() == {}, "another runtime's"

@@ -121,6 +121,18 @@ async def test_a_shard_that_is_to_move_is_not_given_too_when_its_host_ends_befor
     assert (await cluster.owners())[0] == target
 
 
+async def test_what_an_earlier_coordinator_makes_too_late_is_ended(cluster: Cluster) -> None:
+    generation = (await cluster.store.holding()).generation
+    late, later = f"projections-1-{generation - 1}-9", f"projections-1-{generation + 1}-1"
+    kept = set(cluster.projections.running)
+    for name in (late, later):
+        await cluster.projections.start(name, None)
+        cluster.projections.strange.add(name)
+    await until(lambda: late not in cluster.projections.running)
+    assert cluster.projections.running.keys() == {*kept, later}, "one of a later coordinator is that one's"
+    assert not any(each.startswith("kill host") for each in cluster.hosts.did)
+
+
 async def test_what_keeps_the_first_host_from_serving_is_told() -> None:
     store = await open_store("memory://refusing", shards=8)
     cluster = Cluster(store)
