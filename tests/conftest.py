@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import ray
 
@@ -16,6 +17,12 @@ from tests import postgres
 
 os.environ.setdefault("EVENTRAY_METRICS_EXPORTER", "false")
 """Most tests need none, and it would be one more process of each runtime; those that do say so in their settings."""
+
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
+"""On a busy machine an example may take any time."""
 
 
 @pytest.fixture(scope="session")

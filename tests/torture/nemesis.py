@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,10 +168,11 @@ class Nemesis:
 
     # --- nodes ---
 
-    def _nodes(self) -> list[Any]:
-        """Nodes that may be struck: those that carry hosts, where there are such."""
+    def _nodes(self, owners: Collection[str] | None = None) -> list[Any]:
+        """Nodes that may be struck: those that carry hosts (of `owners`, if given), where there are such."""
         free = [node for node in self._ground.nodes() if node.node_id not in self._nodes_struck]
-        carrying = {actor.node for actor in self._ground.actors() if actor.role == HOST}
+        hosts = [actor for actor in self._ground.actors() if actor.role == HOST]
+        carrying = {host.node for host in hosts if owners is None or host.name in owners}
         return [node for node in free if node.node_id in carrying] or free
 
     async def _on_node(self, node: Any) -> dict[str, Any]:
@@ -263,7 +264,8 @@ class Nemesis:
     async def _make_zombie(self, strike: Strike, flag: Path) -> dict[str, Any]:
         """Have a host stop with events to store, and its node with it, till both are held to be dead; then the host is
         back first. Nobody can kill it: who would is the node's raylet."""
-        node = await _find(self._nodes, strike.chance)
+        owners = {*(await self._assigned()).values()}
+        node = await _find(lambda: self._nodes(owners), strike.chance)
         flag.write_text(node.node_id)
         deadline_s = time.monotonic() + FLAG_TAKEN_WITHIN_S
         while flag.exists():
