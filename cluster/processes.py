@@ -59,11 +59,13 @@ class RayProcesses:
         self._machine = machine
         self._plan = plan
         self._handles: dict[str, Any] = {}
+        self._makings: dict[str, asyncio.Future[Any]] = {}
         self._openings: dict[str, asyncio.Task[str]] = {}
 
     async def start(self, name: str, node: str | None) -> None:
+        self._makings[name] = making = asyncio.ensure_future(asyncio.to_thread(self._make, name, node))
         try:
-            self._handles[name] = handle = await asyncio.to_thread(self._make, name, node)
+            self._handles[name] = handle = await asyncio.shield(making)  # Ray makes it, whoever is cancelled here
         except (RayError, ValueError) as error:
             raise ProcessLost(name, reason_of(error)) from error
         self._openings[name] = opening = asyncio.ensure_future(self._open(name, handle))
@@ -103,9 +105,13 @@ class RayProcesses:
     async def kill(self, name: str) -> None:
         if (opening := self._openings.pop(name, None)) is not None:
             opening.cancel()
-        handle = self._handles.pop(name, None)
+        handle, making = self._handles.pop(name, None), self._makings.pop(name, None)
         try:
+            if handle is None and making is not None:
+                handle = await asyncio.shield(making)
             await asyncio.to_thread(self._kill, name, handle)
+        except ValueError as error:
+            log.info("what is to be ended was not made", process=name, reason=str(error))
         except RayError as error:
             raise ProcessLost(name, reason_of(error)) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -52,7 +54,9 @@ def projection_plan(url: str, _name: str) -> ProjectionPlan:
 
 
 @pytest.mark.parametrize("kind", ["host", "projections"])
-async def test_only_processes_that_are_at_work_are_taken_up(kind: str, keeper: Keeper, tmp_path: Path) -> None:
+async def test_only_processes_that_are_at_work_are_taken_up(
+    kind: str, keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that its coordinator had made and not opened would answer each poll, and never do anything."""
     url = f"sqlite:///{tmp_path}/shop.db"
 
@@ -80,4 +84,22 @@ async def test_only_processes_that_are_at_work_are_taken_up(kind: str, keeper: K
     with pytest.raises(ActorDiedError):
         await made._handles[f"{kind}-3-1-3"].health.remote()
     assert await successor.strays() == []
+
+    make, was_made = made._make, threading.Event()
+
+    def make_slowly(name: str, node: str | None) -> Any:
+        time.sleep(0.5)
+        handle = make(name, node)
+        was_made.set()
+        return handle
+
+    monkeypatch.setattr(made, "_make", make_slowly)
+    making = asyncio.create_task(made.start(f"{kind}-4-1-4", None))  # for a place that is given up at once
+    await asyncio.sleep(0)
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    await made.kill(f"{kind}-4-1-4")
+    assert await asyncio.to_thread(was_made.wait, 10)
+    assert await successor.strays() == [], "nobody would ever end it"
     assert await processes("holder-2").adopt() == {}, "another runtime's"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,12 +168,22 @@ class Nemesis:
 
     # --- nodes ---
 
-    def _nodes(self, owners: Collection[str] | None = None) -> list[Any]:
-        """Nodes that may be struck: those that carry hosts (of `owners`, if given), where there are such."""
+    def _nodes(self) -> list[Any]:
+        """Nodes that may be struck: those that carry hosts, where there are such."""
         free = [node for node in self._ground.nodes() if node.node_id not in self._nodes_struck]
-        hosts = [actor for actor in self._ground.actors() if actor.role == HOST]
-        carrying = {host.node for host in hosts if owners is None or host.name in owners}
+        carrying = {actor.node for actor in self._ground.actors() if actor.role == HOST}
         return [node for node in free if node.node_id in carrying] or free
+
+    async def _node_that_writes(self, chance: float) -> Any:
+        """A node that may be struck, with a host that has shards; waits a while where none is. Raises Nobody."""
+        deadline_s = time.monotonic() + FIND_WITHIN_S
+        while time.monotonic() < deadline_s:
+            owners = {*(await self._assigned()).values()}
+            writing = {actor.node for actor in self._ground.actors() if actor.name in owners}
+            if found := [node for node in self._nodes() if node.node_id in writing]:
+                return found[int(chance * len(found))]
+            await asyncio.sleep(0.1)
+        raise Nobody
 
     async def _on_node(self, node: Any) -> dict[str, Any]:
         names = [actor.name for actor in self._ground.actors() if actor.node == node.node_id]
@@ -264,8 +274,7 @@ class Nemesis:
     async def _make_zombie(self, strike: Strike, flag: Path) -> dict[str, Any]:
         """Have a host stop with events to store, and its node with it, till both are held to be dead; then the host is
         back first. Nobody can kill it: who would is the node's raylet."""
-        owners = {*(await self._assigned()).values()}
-        node = await _find(lambda: self._nodes(owners), strike.chance)
+        node = await self._node_that_writes(strike.chance)
         flag.write_text(node.node_id)
         deadline_s = time.monotonic() + FLAG_TAKEN_WITHIN_S
         while flag.exists():

@@ -113,9 +113,7 @@ async def _come_to_rest(ground: Ground, store: str, say: Callable[[str], None]) 
     while behind and time.monotonic() < deadline_s:
         await asyncio.sleep(0.5)
         behind = await _behind(store)
-    return troubles + [
-        f"a read model, the handler or the process manager is behind the log in the shards {behind}"
-    ] * bool(behind)
+    return troubles + [f"{name} is behind the log in the shards {shards}" for name, shards in behind.items()]
 
 
 async def _gone(left: Callable[[], list[str]]) -> list[str]:
@@ -159,14 +157,16 @@ def _assignments(store: str) -> Callable[[], Awaitable[dict[int, str]]]:
     return assigned
 
 
-async def _behind(store: str) -> list[int]:
+async def _behind(store: str) -> dict[str, list[int]]:
+    """Return who has not come to the log's end, and in which shards."""
     heads = dict(await _ask(store, "SELECT shard, head FROM shards"))
-    query = "SELECT shard, position FROM checkpoints WHERE subscriber LIKE '{}%'"
-    taken = [
-        dict(await _ask(store, query.format(name), read_model=name != "Mail"))
-        for name in ("CustomerProjection@", "LoyaltyProgramme@", "Mail")
-    ]
-    unsent = {
-        shard for shard, _ in await _ask(store, "SELECT shard, position FROM process_manager_outbox", read_model=True)
-    }
-    return [n for n, head in heads.items() if n in unsent or any(each.get(n, 0) != head for each in taken)]
+    behind: dict[str, list[int]] = {}
+    for name in ("CustomerProjection@", "LoyaltyProgramme@", "Mail"):
+        query = (
+            f"SELECT shard, position FROM checkpoints WHERE subscriber LIKE '{name}%' AND subscriber NOT LIKE '%@begin'"
+        )
+        taken = dict(await _ask(store, query, read_model=name != "Mail"))
+        behind[name.removesuffix("@")] = [shard for shard, head in heads.items() if taken.get(shard, 0) != head]
+    unsent = await _ask(store, "SELECT shard, position FROM process_manager_outbox", read_model=True)
+    behind["LoyaltyProgramme's outbox"] = sorted({shard for shard, _ in unsent})
+    return {name: shards for name, shards in behind.items() if shards}
