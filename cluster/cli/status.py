@@ -32,6 +32,9 @@ Watch = Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")]
 Every = Annotated[float, typer.Option("--every", min=0.1, max=3600, metavar="SECONDS", help="With --watch: how often.")]
 Stream = Annotated[str | None, typer.Option("--stream", metavar="CATEGORY-ID", help="Say where this aggregate lives.")]
 
+NOT_KNOWN = "not known"
+"""No runtime was there to be asked."""
+
 
 def status(
     store: Store,
@@ -225,9 +228,7 @@ def _subscriber_state(subscriber: SubscriberStatus, overview: Overview) -> str:
 
 
 def _unknown(overview: Overview) -> str:
-    return (
-        "not known: no runtime was asked" if overview.runtime is None else "no projection host says that it follows it"
-    )
+    return NOT_KNOWN if overview.runtime is None else "no projection host says that it follows it"
 
 
 def _handler_table(overview: Overview) -> Table:
@@ -265,14 +266,15 @@ def _audit_table(overview: Overview) -> Table:
 def _managers(overview: Overview) -> list[RenderableType]:
     """`waiting`: commands that are not acknowledged yet, `retried`: those of them that have failed so far."""
     figures = ("behind", "waiting", "retried", "acknowledged", "refused", "failed")
-    table = _table("Process managers", "name", "state", numbers=figures)
+    table = _table("Process managers", "name", numbers=figures)
     for progress, outbox in overview.process_managers:
         sizes = (outbox.waiting, outbox.retried, outbox.acknowledged, outbox.refused, outbox.failed)
-        state = _subscriber_state(progress, overview)
-        table.add_row(progress.name, state, _behind(progress), *(f"{size:,}" for size in sizes))
+        table.add_row(progress.name, _behind(progress), *(f"{size:,}" for size in sizes))
+    states = [(progress.name, _subscriber_state(progress, overview)) for progress, _ in overview.process_managers]
+    told = [Text(f"{name}: {state}") for name, state in states if state not in ("on", NOT_KNOWN)]
     errors = [("retries", outbox.retry_error, progress.name) for progress, outbox in overview.process_managers]
     errors += [("failed at", outbox.last_failure, progress.name) for progress, outbox in overview.process_managers]
-    return [table, *(Text(f"{name} {what} {error}") for what, error, name in errors if error)]
+    return [table, *told, *(Text(f"{name} {what} {error}") for what, error, name in errors if error)]
 
 
 def _behind(progress: SubscriberStatus) -> str:
