@@ -132,10 +132,17 @@ def commit_stop_flag() -> Path:
     return Path(os.environ[FAULTS], "commit.stop")
 
 
+def _is_for_here(flag: Path) -> bool:
+    """Whether the flag is there, and meant for this process's node."""
+    with suppress(FileNotFoundError):
+        return bool(flag.read_text() == ray.get_runtime_context().get_node_id())
+    return False
+
+
 def _stops(flag: Path) -> bool:
     """Stop this process if the flag is meant for its node; return, once it is continued, whether it was."""
     with suppress(FileNotFoundError):
-        if flag.read_text() == ray.get_runtime_context().get_node_id():
+        if _is_for_here(flag):
             flag.rename(flag.with_suffix(f".{os.getpid()}"))
             os.kill(os.getpid(), signal.SIGSTOP)
             return True
@@ -145,6 +152,7 @@ def _stops(flag: Path) -> bool:
 async def _faulty_append(self: PostgresStore, appends: Sequence[ShardAppend]) -> set[int]:
     if any(append.records for append in appends) and _stops(append_stop_flag()):
         await asyncio.sleep(NOTICING_S)
+    postgres.COPY_ROWS_MIN = 1 if _is_for_here(commit_stop_flag()) else COPY_ROWS_MIN  # it is in a COPY that one stops
     return await _append(self, appends)
 
 

@@ -1,14 +1,15 @@
 """The nemesis: carries out the faults that were drawn, each when its time comes, and journals what it did to whom.
 
-Faults overlap where they were drawn so. A fault that finds nobody to strike within some seconds is left out. Not here:
-drawing them (`schedule.py`).
+Faults overlap where they were drawn so. A fault that finds nobody to strike within some seconds is left out. One that
+needs a host which stores something waits longer: between other faults there may be none for most of a minute, but on
+the head, which must live. Not here: drawing them (`schedule.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,10 @@ ZOMBIE_ALONE_S = 1.5
 """How long a zombie is back before its node is, which then learns that both are held to be dead."""
 CALM_WITHIN_S = 90.0
 FLAG_TAKEN_WITHIN_S = 10.0
+WRITES_WITHIN_S = 60.0
+"""How long a host that stores something is looked for, on a node that may be struck."""
+AT_ONE_NODE_S = 4.0
+"""How long the hosts of one node may have nothing to store, before another node is looked for."""
 IN_FLIGHT_WITHIN_S = 0.1
 
 Someone = TypeVar("Someone")
@@ -63,6 +68,8 @@ class Nemesis:
         self._nodes_struck: set[str] = set()
         self._database = asyncio.Lock()
         self._scaling = asyncio.Lock()
+        self._flags: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """A flag is one file: two faults of a kind wait for each other."""
         self.server: Server | None = None
         """The PostgreSQL server, where the store is on one."""
         self.counts: Counter[Fault] = Counter()
@@ -117,7 +124,7 @@ class Nemesis:
             self._journal.write("missed", kind=strike.fault)
             return
         self.counts[strike.fault] += 1
-        self._journal.write("fault", kind=strike.fault, from_s=from_s, to_s=time.monotonic(), **struck)
+        self._journal.write("fault", kind=strike.fault, **{"from_s": from_s, "to_s": time.monotonic(), **struck})
 
     # --- whom ---
 
@@ -174,16 +181,11 @@ class Nemesis:
         carrying = {actor.node for actor in self._ground.actors() if actor.role == HOST}
         return [node for node in free if node.node_id in carrying] or free
 
-    async def _node_that_writes(self, chance: float) -> Any:
-        """A node that may be struck, with a host that has shards; waits a while where none is. Raises Nobody."""
-        deadline_s = time.monotonic() + FIND_WITHIN_S
-        while time.monotonic() < deadline_s:
-            owners = {*(await self._assigned()).values()}
-            writing = {actor.node for actor in self._ground.actors() if actor.name in owners}
-            if found := [node for node in self._nodes() if node.node_id in writing]:
-                return found[int(chance * len(found))]
-            await asyncio.sleep(0.1)
-        raise Nobody
+    async def _nodes_that_write(self) -> list[Any]:
+        """Nodes that may be struck, each with a host that has shards."""
+        owners = {*(await self._assigned()).values()}
+        writing = {actor.node for actor in self._ground.actors() if actor.name in owners}
+        return [node for node in self._nodes() if node.node_id in writing]
 
     async def _on_node(self, node: Any) -> dict[str, Any]:
         names = [actor.name for actor in self._ground.actors() if actor.node == node.node_id]
@@ -274,18 +276,9 @@ class Nemesis:
     async def _make_zombie(self, strike: Strike, flag: Path) -> dict[str, Any]:
         """Have a host stop with events to store, and its node with it, till both are held to be dead; then the host is
         back first. Nobody can kill it: who would is the node's raylet."""
-        node = await self._node_that_writes(strike.chance)
-        flag.write_text(node.node_id)
-        deadline_s = time.monotonic() + FLAG_TAKEN_WITHIN_S
-        while flag.exists():
-            if time.monotonic() > deadline_s:
-                flag.unlink(missing_ok=True)
-                raise Nobody
-            await asyncio.sleep(0.005)
-        taken = next(flag.parent.glob(f"{flag.stem}.[0-9]*"))
-        taken.unlink()
-        host_pid, raylet_pid = int(taken.suffix[1:]), _raylet(node).pid
-        self._nodes_struck.add(node.node_id)
+        async with self._flags[flag]:
+            node, host_pid = await self._stopped_host(strike.chance, flag)
+        from_s, raylet_pid = time.monotonic(), _raylet(node).pid
         self._stopped |= {host_pid, raylet_pid} if stop_process(raylet_pid) else {host_pid}
         struck = await self._on_node(node)
         await asyncio.sleep(strike.lasts_s)
@@ -295,17 +288,34 @@ class Nemesis:
         self._stopped -= {host_pid, raylet_pid}
         await asyncio.sleep(NODE_AWAY_S)
         await self._ground.end_node(node)
-        return struck
+        return {**struck, "from_s": from_s}
+
+    async def _stopped_host(self, chance: float, flag: Path) -> tuple[Any, int]:
+        """Return a node on which a host has stopped itself, and that host's pid. Raises Nobody.
+
+        No other fault strikes the node from when it was chosen.
+        """
+        deadline_s = time.monotonic() + WRITES_WITHIN_S
+        while time.monotonic() < deadline_s:
+            if not (found := await self._nodes_that_write()):
+                await asyncio.sleep(0.1)
+                continue
+            node = found[int(chance * len(found))]
+            self._nodes_struck.add(node.node_id)
+            flag.write_text(node.node_id)
+            if await _taken(flag, AT_ONE_NODE_S):
+                taken = next(flag.parent.glob(f"{flag.stem}.[0-9]*"))
+                taken.unlink()
+                return node, int(taken.suffix[1:])
+            self._nodes_struck.discard(node.node_id)
+        raise Nobody
 
     async def _raise_flag(self, flag: Path) -> dict[str, Any]:
         """Have the next commit of any host meet with a fault, which that host's process does to itself."""
-        flag.touch()
-        deadline_s = time.monotonic() + FLAG_TAKEN_WITHIN_S
-        while flag.exists():
-            if time.monotonic() > deadline_s:
-                flag.unlink(missing_ok=True)
+        async with self._flags[flag]:
+            flag.touch()
+            if not await _taken(flag, FLAG_TAKEN_WITHIN_S):
                 raise Nobody
-            await asyncio.sleep(0.02)
         return {"victim": "whichever host committed next"}
 
     async def _restart_postgres(self, strike: Strike) -> dict[str, Any]:
@@ -354,6 +364,18 @@ async def _find(those_there: Callable[[], Sequence[Someone]], chance: float) -> 
             raise Nobody
         await asyncio.sleep(0.1)
     return found[int(chance * len(found))]
+
+
+async def _taken(flag: Path, within_s: float) -> bool:
+    """Wait until a host has taken a flag away, then take it away oneself; return whether a host did."""
+    deadline_s = time.monotonic() + within_s
+    while flag.exists() and time.monotonic() < deadline_s:
+        await asyncio.sleep(0.005)
+    try:
+        flag.unlink()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _raylet(node: Any) -> Any:
