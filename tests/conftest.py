@@ -12,6 +12,7 @@ from typing import Any
 import hypothesis
 import pytest
 import ray
+import structlog
 
 from tests import postgres
 
@@ -23,6 +24,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 """On a busy machine an example may take any time."""
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Leave structlog unconfigured where it was: what one test captured or chose, no other test's lines follow."""
+    was_configured = structlog.is_configured()
+    yield
+    if not was_configured:
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
