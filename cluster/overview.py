@@ -169,7 +169,7 @@ class OverviewReader:
             subscribers=subscribers,
             handlers=handlers,
             audits=[audit for health in healths for audit in health.audits],
-            process_managers=[await self._managed(each, heads, lags) for each in self._application.process_managers],
+            process_managers=[await self._managed(each, heads, healths) for each in self._application.process_managers],
             place=place,
         )
 
@@ -233,9 +233,14 @@ class OverviewReader:
         )
 
     async def _managed(
-        self, manager: type[ProcessManager], heads: dict[int, int], lags: Sequence[Lag]
+        self, manager: type[ProcessManager], heads: dict[int, int], healths: Sequence[ProjectionHealth]
     ) -> ProcessManagerStatus:
-        progress = await self._progress(manager, heads, lags)
+        progress = await self._progress(manager, heads, [lag for health in healths for lag in health.lags])
+        relays = [
+            each for health in healths for each in health.process_managers if each.process_manager == manager.name
+        ]
+        unsent = next((f"it sends no command: {each.failure}" for each in relays if each.failure), "")
+        progress = progress._replace(trouble=progress.trouble or unsent)
         try:
             return ProcessManagerStatus(progress, await Outbox(self._read_models, manager).state())
         except (ReadModelMissing, ReadModelUnavailable):

@@ -68,6 +68,8 @@ class Trouble:
     reason: str
     attempts: int
     retry_at: float
+    since: float
+    """When it failed first; no attempt has been good since."""
 
     @classmethod
     def after(
@@ -82,4 +84,4 @@ class Trouble:
         attempts = earlier.attempts + 1 if earlier else 1
         if delay_s is None:
             delay_s = min(limits.retry_max_s, limits.retry_first_s * 2 ** min(attempts - 1, 20))
-        return cls(str(error), attempts, now + delay_s)
+        return cls(str(error), attempts, now + delay_s, earlier.since if earlier else now)

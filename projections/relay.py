@@ -1,9 +1,10 @@
 """Sending what is in an outbox: each partition key's commands in their order, one at a time, the keys side by side.
 
-What fails is tried again for ever, ever more slowly, and holds up its own key only. Sending twice is harmless, since a
-command's id is in the log for ever: so whoever believes that a shard is its own may send, and a crash at any place is
-followed by sending again. For one event loop. Not here: the outbox (`outbox.py`), how a command reaches its host
-(`Commands` is a port).
+What fails is tried again for ever, ever more slowly, and holds up its own key only: keys whose command has failed get
+half of the room at most, however many they are, and the shards take turns where there is no room for all. Sending twice
+is harmless, since a command's id is in the log for ever: so whoever believes that a shard is its own may send, and a
+crash at any place is followed by sending again. For one event loop. Not here: the outbox (`outbox.py`), how a command
+reaches its host (`Commands` is a port).
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Sending(NamedTuple):
 
     task: asyncio.Task[None]
     commands: int
+    again: bool
+    """Whether the first of them has failed before."""
 
 
 class RelayState(NamedTuple):
@@ -91,6 +94,8 @@ class RelayState(NamedTuple):
     failed: int
     failure: str
     """Why nothing is sent at all; empty if all is well."""
+    failing_s: float
+    """For how long that has been so."""
 
 
 class Relay:
@@ -116,6 +121,8 @@ class Relay:
         self._failure: Trouble | None = None
         self._look_soon = True
         self._looked_at = float("-inf")
+        self._last_shard = -1
+        """The next look begins behind it."""
         self._wake, self._stop = asyncio.Event(), asyncio.Event()
         self._settled = asyncio.Event()
         """Replaced by another each time that something is settled."""
@@ -138,6 +145,7 @@ class Relay:
             refused=counts[Ending.REFUSED],
             failed=counts[Ending.FAILED],
             failure=failure.reason if failure else "",
+            failing_s=self._clock() - failure.since if failure else 0.0,
         )
 
     async def until_sent(self, shard: int, position: int) -> None:
@@ -187,8 +195,8 @@ class Relay:
         """
         await self._settle()
         now = self._clock()
-        due = [key for key, until in self._resting.items() if until <= now]
-        for key in due:
+        due = sorted((until, key) for key, until in self._resting.items() if until <= now)[: self._room_to_retry()]
+        for _, key in due:
             del self._resting[key]
         if self._look_soon or due or now - self._looked_at >= self._limits.look_interval_s:
             await self._look(now)
@@ -213,20 +221,40 @@ class Relay:
     async def _look(self, now: float) -> None:
         """Read what is to be sent, but for the keys that are busy: what they have left comes after what they are at."""
         room = self._limits.under_way_max - sum(sending.commands for sending in self._sending.values())
-        shards = self._shards()
-        if room <= 0 or not shards or len(self._resting) >= self._limits.resting_max:
+        if room <= 0 or not self._shards() or len(self._resting) >= self._limits.resting_max:
             self._look_soon, self._looked_at = False, now
             return
-        waiting = await self._outbox.waiting(shards, [*self._sending, *self._resting], room)
+        waiting = await self._read(room)
         self._look_soon, self._looked_at = len(waiting) == room, now
         by_key: dict[str, list[Waiting]] = {}
         for each in waiting:
             by_key.setdefault(each.command.partition_key, []).append(each)
+        room_to_retry = self._room_to_retry()
         for key, mine in by_key.items():
-            first = mine[: self._limits.of_one_key_max]
+            again = mine[0].attempts > 0
+            if again and room_to_retry <= 0:
+                self._resting[key] = now
+                continue
+            room_to_retry -= again
+            first = mine[: 1 if again else self._limits.of_one_key_max]
             task = asyncio.create_task(self._send(first), name=f"{self._name} sends to {key}")
             task.add_done_callback(lambda _: self._wake.set())
-            self._sending[key] = Sending(task, len(first))
+            self._sending[key] = Sending(task, len(first), again)
+
+    async def _read(self, room: int) -> list[Waiting]:
+        """Read from the shards behind the last one that had more than there was room for, then from the others."""
+        busy, last = [*self._sending, *self._resting], self._last_shard
+        waiting: list[Waiting] = []
+        for shards in ([s for s in self._shards() if s > last], [s for s in self._shards() if s <= last]):
+            if shards and len(waiting) < room:
+                waiting += await self._outbox.waiting(shards, busy, room - len(waiting))
+        self._last_shard = waiting[-1].command.shard if len(waiting) == room else -1
+        return waiting
+
+    def _room_to_retry(self) -> int:
+        """Return how many more keys may be sent to whose last command has failed."""
+        under_way = sum(sending.commands for sending in self._sending.values() if sending.again)
+        return max(0, max(1, self._limits.under_way_max // 2) - under_way)
 
     async def _send(self, waiting: Sequence[Waiting]) -> None:
         """Send the commands of one partition key, each once the one before it is done with.
@@ -265,7 +293,8 @@ class Relay:
             await _within(self._stop, self._failure.retry_at - self._clock())
             return
         if not self._look_soon:
-            due = min([self._looked_at + self._limits.look_interval_s, *self._resting.values()])
+            retries = self._resting.values() if self._room_to_retry() else ()
+            due = min([self._looked_at + self._limits.look_interval_s, *retries])
             await _within(self._wake, due - self._clock())
         self._wake.clear()
         gather_s = 0.0 if self._watched else began + self._limits.settle_interval_s - self._clock()

@@ -72,6 +72,12 @@ class Followers(NamedTuple):
                         return found
         return ""
 
+    def unsent(self, name: str, after_s: float) -> str:
+        """Return what has kept a process manager from sending anything for so long; empty: nothing has."""
+        relays = [each for health in self.health.values() for each in health.process_managers]
+        failing = [each for each in relays if each.process_manager == name and each.failing_s >= after_s]
+        return next((f"it has sent no command for {each.failing_s:.0f} s: {each.failure}" for each in failing), "")
+
     def follows(self, name: str) -> bool:
         """Tell whether any projection host says that it follows this subscriber."""
         return any(projection_of(lag.subscriber) == name for each in self.health.values() for lag in each.lags)
@@ -82,7 +88,7 @@ def judged(
 ) -> Verdict:
     """Say how a subscriber is. `off`: why it does nothing; empty: it is on."""
     state, why = State.OK, ""
-    stuck = _stuck(name, progress, followers, limits.stuck_after_s)
+    stuck = _stuck(name, progress, followers, limits.stuck_after_s) or followers.unsent(name, limits.stuck_after_s)
     if off:
         state, why = State.OFF, off
     elif seen.trouble:

@@ -225,7 +225,7 @@ def test_what_a_projection_host_says_of_itself_is_told_by_the_names_that_people_
     lag = Lag("customers@2", 4, 10, 0, 0.1, {3: "a bad event"}, "", 7)
     handlers = [HandlerState("mail", "", 5, 4, 3, 2, 1), HandlerState("hook", "no URL", 0, 0, 0, 0, 0)]
     audit = AuditState("customers", audits=2, rows=50, differences=1, last_at=time.time() - 9)
-    relay = RelayState("shipping", 1, 2, 30, 4, 5, "")
+    relay = RelayState("shipping", 1, 2, 30, 4, 5, "", 0.0)
     samples = follower_samples(ProjectionHealth([lag], handlers, [audit], [relay]))
     age = samples.pop(m.AUDIT_AGE_SECONDS)["customers",]
     assert isinstance(age, float)

@@ -33,6 +33,7 @@ from projections.handler_sink import HandlerState
 from projections.host import ProjectionHealth
 from projections.progress import Lag
 from projections.read_models import ReadModels
+from projections.relay import RelayState
 from store import open_store
 from store.memory import MemoryStore
 from store.records import Advance, AuditResult, Checkpoint, ParkedKey, ShardAppend
@@ -208,6 +209,17 @@ def test_each_state_has_its_reason() -> None:
     assert "dead-letters" in parked.why
     off = verdict(Seen({}), STANDING, off="no MAIL_FROM")
     assert (off.state, off.why) == (State.OFF, "no MAIL_FROM")
+
+
+@pytest.mark.parametrize(("failing_s", "state"), [(9.0, State.OK), (12.0, State.STUCK)])
+def test_a_process_manager_that_sends_nothing_is_stuck_though_it_takes_all_events(
+    failing_s: float, state: State
+) -> None:
+    relays = [RelayState(name, 0, 0, 7, 0, 0, "no table", failing_s) for name in ("other", "p")]
+    health = ProjectionHealth([lag("p")], [], [], relays)
+    found = verdict(Seen({}), WELL, Followers({"projections-1": health}, {}))
+    assert found.state == state
+    assert found.why == ("" if state == State.OK else "it has sent no command for 12 s: no table")
 
 
 def test_a_shard_that_waits_for_its_turn_while_others_go_on_is_no_reason_to_wake_somebody_at_once() -> None:

@@ -16,10 +16,11 @@ from cluster.overview import Overview, OverviewReader
 from cluster.spreading import Node
 from cluster.status import ProcessStatus, RuntimeStatus
 from projections import Handler
-from projections.customers import CustomerProjection
+from projections.customers import CustomerProjection, LoyaltyProgramme
 from projections.handler_sink import HandlerState
 from projections.host import ProjectionHealth
 from projections.progress import Lag
+from projections.relay import RelayState
 from store import open_store
 
 
@@ -42,9 +43,8 @@ async def reader(tmp_path: Path) -> Any:
     url = f"sqlite:///{tmp_path}/shop.db"
     await (await open_store(url, shards=4)).close()
     async with AsyncExitStack() as ending:
-        yield await OverviewReader.open(
-            url, Application([Customer, Order], [CustomerProjection], [Greeting]), None, ending
-        )
+        application = Application([Customer, Order], [CustomerProjection], [Greeting], [LoyaltyProgramme])
+        yield await OverviewReader.open(url, application, None, ending)
 
 
 async def read(reader: OverviewReader, monkeypatch: pytest.MonkeyPatch, *healths: ProjectionHealth) -> Overview:
@@ -92,10 +92,19 @@ async def test_a_shard_that_waits_is_told_of_with_its_reason(
     assert "Greeting waiting in shards 1: no server" in page
 
 
+async def test_a_process_manager_that_sends_nothing_says_why(
+    reader: OverviewReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = RelayState("LoyaltyProgramme", 0, 0, 0, 0, 0, "no such table", 1.0)
+    health = ProjectionHealth([lag("LoyaltyProgramme@1")], [], [], [relay])
+    page = shown(await read(reader, monkeypatch, health))
+    assert "LoyaltyProgramme: waiting: it sends no command: no such table" in page
+
+
 async def test_where_nobody_follows_that_is_what_is_said(
     reader: OverviewReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = shown(await read(reader, monkeypatch))
-    assert page.count("no projection host says that it follows it") == 2
+    assert page.count("no projection host says that it follows it") == 3
     page = shown(await read(reader, monkeypatch, ProjectionHealth([lag("another@1")], [], [], [])))
-    assert page.count("no projection host says that it follows it") == 2
+    assert page.count("no projection host says that it follows it") == 3

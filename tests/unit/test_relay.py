@@ -30,15 +30,16 @@ class Manager(ProcessManager):
     def on_created(self, event: CustomerCreated, changes: Changes) -> None: ...
 
 
+def waiting(number: int, key: str, shard: int = 0) -> Waiting:
+    return Waiting(Issued(shard, number, 0, f"id-{number}", key, "Open", "{}", 0, ""), 0)
+
+
 class OutboxInMemory(Outbox):
     """What is asked of an outbox, without SQL."""
 
     def __init__(self, *keys: str) -> None:
         self.process_manager = Manager
-        self.rows = [
-            Waiting(Issued(0, number, 0, f"id-{number}", key, "Open", "{}", 0, ""), 0)
-            for number, key in enumerate(keys, 1)
-        ]
+        self.rows = [waiting(number, key) for number, key in enumerate(keys, 1)]
         self.left: list[Outcome] = []
         self.looks = 0
         self.broken = False
@@ -47,7 +48,8 @@ class OutboxInMemory(Outbox):
         if self.broken:
             raise ReadModelUnavailable("it is away")
         self.looks += 1
-        return [each for each in self.rows if each.command.partition_key not in but][:limit]
+        found = [each for each in self.rows if each.command.shard in shards and each.command.partition_key not in but]
+        return sorted(found)[:limit]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         if self.broken:
@@ -71,6 +73,8 @@ class Hosts:
 
     def __init__(self, *failing: str, answer_s: float = 0.0) -> None:
         self.failing, self.answer_s = set(failing), answer_s
+        self.prompt: set[str] = set()
+        """Keys whose commands are answered at once."""
         self.times: dict[str, list[float]] = {}
         self.under_way = self.under_way_most = 0
 
@@ -78,7 +82,7 @@ class Hosts:
         self.times.setdefault(command.command_id, []).append(asyncio.get_running_loop().time())
         self.under_way += 1
         self.under_way_most = max(self.under_way_most, self.under_way)
-        await asyncio.sleep(self.answer_s)
+        await asyncio.sleep(0.0 if command.partition_key in self.prompt else self.answer_s)
         self.under_way -= 1
         if command.partition_key in self.failing:
             raise CommandTimeout(command.command_id, 0)
@@ -134,6 +138,48 @@ def test_keys_that_rest_are_bounded_and_others_come_on_all_the_same(resting_max:
     run(work())
 
 
+def test_however_many_keys_always_fail_others_are_sent_at_once() -> None:
+    """Each attempt takes as long as a host that has stopped, or is full, lets its client wait."""
+
+    async def work() -> None:
+        failing = [f"failing-{number:02}" for number in range(60)]
+        outbox, hosts = OutboxInMemory(*failing), Hosts(*failing, answer_s=30.0)
+        relay, loop = relay_of(outbox, hosts, under_way_max=10), asyncio.get_running_loop()
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(600)
+        looks = outbox.looks
+        for number in range(1_000, 1_010):
+            hosts.prompt.add(key := f"well-{number}")
+            outbox.rows.append(waiting(number, key))
+            asked_s = loop.time()
+            relay.wake()
+            while not hosts.times.get(f"id-{number}"):
+                await asyncio.sleep(0.01)
+            assert loop.time() - asked_s < 0.1
+            await asyncio.sleep(60)
+        assert outbox.looks - looks < 1_000, "it does not look for what there is no room for"
+        assert all(len(hosts.times[f"id-{number}"]) >= 2 for number in range(1, 61)), "they have their turns, too"
+        assert hosts.under_way_most <= 10
+        relay.stop()
+        await running
+
+    run(work())
+
+
+def test_a_shard_with_a_long_backlog_leaves_room_to_others() -> None:
+    async def work() -> None:
+        outbox, hosts = OutboxInMemory(), Hosts(answer_s=1.0)
+        outbox.rows = [waiting(number, f"key-{number}") for number in range(1, 501)]
+        outbox.rows += [waiting(1_001, "other", shard=1), waiting(1_002, "third", shard=2)]
+        began_s = asyncio.get_running_loop().time()
+        relay = Relay(outbox, hosts, lambda: [0, 1, 2], RelayLimits(under_way_max=5), asyncio.get_running_loop().time)
+        await for_a_while(relay, 200)
+        assert all(hosts.times[f"id-{number}"][0] - began_s < 5 for number in (1_001, 1_002))
+        assert outbox.rows == []
+
+    run(work())
+
+
 def test_an_idle_one_looks_once_a_second_and_at_once_when_it_is_woken() -> None:
     async def work() -> None:
         outbox, hosts = OutboxInMemory(), Hosts()
@@ -161,10 +207,11 @@ def test_while_the_outbox_is_away_nothing_is_sent_twice_and_then_it_goes_on() ->
         outbox.broken = True
         await asyncio.sleep(60)
         assert "it is away" in relay.state().failure
+        assert 55 < relay.state().failing_s < 61
         outbox.broken = False
         await relay.until_sent(0, 2)
         assert {command_id: len(times) for command_id, times in hosts.times.items()} == {"id-1": 1, "id-2": 1}
-        assert (relay.state().failure, relay.state().acknowledged) == ("", 2)
+        assert (relay.state().failure, relay.state().failing_s, relay.state().acknowledged) == ("", 0.0, 2)
         relay.stop()
         await running
 
