@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import ray
+from ray._private.ray_constants import AGENT_PROCESS_LIST, WORKER_PROCESS_TYPE_IDLE_WORKER
 from ray._private.state import actors as all_actors
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
@@ -43,6 +44,8 @@ FAST_DETECTION = {
     "health_check_failure_threshold": 3,
 }
 """A node that says nothing is dead to Ray after some 4 s instead of 65 s, so that a short run sees it."""
+NO_ACTORS = (WORKER_PROCESS_TYPE_IDLE_WORKER, *AGENT_PROCESS_LIST)
+"""How the titles of those processes of Ray's begin that belong to a node and to no actor."""
 COORDINATOR, HOST, PROJECTIONS = "coordinator", "host", "projections"
 NODES = 3
 NODES_MAX = NODES + 1
@@ -228,7 +231,7 @@ class Ground:
         for process in self.processes():
             with suppress(psutil.Error):
                 title = " ".join(process.cmdline())
-                if title.startswith("ray::") and not title.startswith("ray::IDLE") and process.pid not in known:
+                if title.startswith("ray::") and not title.startswith(NO_ACTORS) and process.pid not in known:
                     found.append(f"process {process.pid} ({title})")
         following = 1 if self.store.startswith("sqlite") else min(NODES, HOSTS)
         for role, wanted in ((HOST, HOSTS), (PROJECTIONS, following), (COORDINATOR, 1)):
