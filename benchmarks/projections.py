@@ -1,7 +1,7 @@
 """From commit to visible in the read model: `python -m benchmarks.projections [--store sqlite|postgres|URL] [--json]`.
 
 Mixed commands come at a fixed rate through the whole path, each commit durable. A process of its own watches the heads
-of the log and the checkpoints of the read model, some 200 times a second: an event was committed at the earliest when
+of the log and the checkpoints of the read model, some 400 times a second: an event was committed at the earliest when
 its shard's head was last seen before it, and was visible at the latest when a checkpoint had passed it. Then the read
 model is checked to be as far as the log. Not here: how many commands a second there can be (`commands.py`).
 """
@@ -13,70 +13,23 @@ import asyncio
 import itertools
 import multiprocessing
 import sys
-import time
-from collections.abc import Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks.latencies import Latencies
 from benchmarks.load import submit_paced, workload
 from benchmarks.places import Place, place
 from benchmarks.reporting import print_report, spread
+from benchmarks.watching import Watched, watch
 from cluster import Runtime
 from cluster.lag import catch_up
 from projections.customers import CustomerProjection
 from projections.read_models import ReadModels
-from store.opening import open_store
 
 CUSTOMERS = 10_000
 COMMANDS_PER_CUSTOMER = 6
-LOOK_S = 0.003
 WARM_UP_S = 2.0
 CATCH_UP_S = 2.0
 """The watching goes on for so long after the last command."""
-
-
-class Seen(NamedTuple):
-    """That a shard was at a position at some time, on the clock of `time.perf_counter`."""
-
-    at_s: float
-    position: int
-
-
-class Watched(NamedTuple):
-    """By shard, in the order of time, where the log and the read model were; begins with where they were at first."""
-
-    committed: dict[int, list[Seen]]
-    visible: dict[int, list[Seen]]
-
-
-def watch(url: str, pipe: Connection) -> None:
-    """Say that it has begun, watch until told to end, and send what was seen. Runs in a process of its own."""
-    pipe.send(asyncio.run(_watch(url, pipe)))
-
-
-async def _watch(url: str, pipe: Connection) -> Watched:
-    store, read_models = await open_store(url, create=False), ReadModels(url)
-    watched, earliest_s = Watched({}, {}), time.perf_counter()
-    pipe.send("begun")
-    while not pipe.poll():
-        before_s = time.perf_counter()
-        heads, positions = await asyncio.gather(store.heads(), read_models.positions(CustomerProjection))
-        _note(watched.committed, heads, earliest_s)
-        _note(watched.visible, positions, time.perf_counter())
-        earliest_s = before_s
-        await asyncio.sleep(max(0.0, before_s + LOOK_S - time.perf_counter()))
-    await read_models.close()
-    await store.close()
-    return watched
-
-
-def _note(seen: dict[int, list[Seen]], positions: Mapping[int, int], at_s: float) -> None:
-    for shard, position in positions.items():
-        changes = seen.setdefault(shard, [])
-        if not changes or changes[-1].position < position:
-            changes.append(Seen(at_s, position))
 
 
 def latencies_of(watched: Watched) -> Latencies:
@@ -95,13 +48,23 @@ def latencies_of(watched: Watched) -> Latencies:
     return found
 
 
+async def _subscriber(url: str) -> str:
+    """Return under what name the read model's checkpoints are kept."""
+    read_models = ReadModels(url)
+    try:
+        return await read_models.read_live(CustomerProjection, lambda _, live: live.subscriber(CustomerProjection.name))
+    finally:
+        await read_models.close()
+
+
 async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
     """Load a new runtime; return the figures."""
     commands = workload(CUSTOMERS, COMMANDS_PER_CUSTOMER)
     async with Runtime.open(url) as runtime:
         await submit_paced(runtime, commands, rate, WARM_UP_S)
+        subscriber = await _subscriber(url)
         mine, theirs = multiprocessing.Pipe()
-        watching = multiprocessing.get_context("spawn").Process(target=watch, args=(url, theirs))
+        watching = multiprocessing.get_context("spawn").Process(target=watch, args=(url, subscriber, theirs))
         watching.start()
         await asyncio.to_thread(mine.recv)
         load = await submit_paced(runtime, commands, rate, seconds)

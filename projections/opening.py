@@ -27,5 +27,9 @@ def database_of(store_url: str) -> Database:
         return PostgresReadDatabase(database)
     if scheme == "memory":
         return SqliteReadDatabase(None)
-    file = Path(path).absolute()
-    return SqliteReadDatabase(file.with_name(f"{file.stem}.read{file.suffix}"))
+    return SqliteReadDatabase(read_model_path(Path(path).absolute()))
+
+
+def read_model_path(store: Path) -> Path:
+    """Return the file of the read models of a store that is an SQLite file."""
+    return store.with_name(f"{store.stem}.read{store.suffix}")
