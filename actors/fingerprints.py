@@ -1,9 +1,10 @@
 """A fingerprint of the code that folds an aggregate: what its state depends on besides its events.
 
-It covers the shape of the state; the bytecode of the event methods and of the functions and classes that they use, as
-far as these are of the same top-level package, with constants, module tables and the attributes' defaults; the event
-types with their stored names, schema versions, fields and upcasters. So comments, line numbers and command methods
-don't change it; a newer Python does, which costs no more than the snapshots.
+It covers the shape of the state; the bytecode of the event methods and of the functions and classes that they use, in
+whichever module of the application, with constants, module tables, objects and the attributes' defaults; the event
+types with their stored names, schema versions, fields and upcasters. The application is the aggregate's own top-level
+package and all that is not installed in site-packages. So comments, line numbers and command methods don't change it; a
+newer Python does, which costs no more than the snapshots.
 
 What it can't see: a library's behaviour, what is called by a name that is put together at run time, what folding reads
 from files or the environment (it is to be pure). Not here: snapshots (`snapshots.py`).
@@ -14,12 +15,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +34,9 @@ from store.events import Event
 SIMPLE = (str, bytes, int, float, complex, type(None), type(...), Decimal, UUID, date, time, timedelta)
 FRAMEWORK = {"actors.aggregate", "store.events", "store.upcasting"}
 """Modules whose classes every aggregate builds on; what they do is not the application's."""
+NOT_THE_APPLICATION = {"store", "actors", "projections", "cluster", "builtins", *sys.stdlib_module_names}
+"""Top-level packages, unless the aggregate is of one itself."""
+INSTALLED = {"site-packages", "dist-packages"}
 CACHES = {"_event_methods", "_appliers"}
 
 
@@ -91,7 +97,7 @@ class _Walk:
         """Note something that the code uses."""
         if not isinstance(thing, type | types.FunctionType):
             self._enter_other(thing)
-        elif thing.__module__.partition(".")[0] != self._package or thing.__module__ in FRAMEWORK:
+        elif not self._is_own(thing.__module__):
             self.note("outside", thing.__module__, thing.__qualname__)
         elif id(thing) in self._seen:
             self.note("again", thing.__module__, thing.__qualname__)
@@ -109,12 +115,38 @@ class _Walk:
                 self.enter(function)
             return
         if isinstance(thing, functools.partial):
-            self.note(_words((thing.args, thing.keywords)))
+            self.enter((thing.args, thing.keywords))
         self.note("value", _words(thing))
         for name in ("__func__", "func", "__wrapped__"):
             function = getattr(thing, name, None)
             if isinstance(function, types.FunctionType):
                 self.enter(function)
+        if id(thing) not in self._seen:
+            for part in self._parts(thing):
+                self._seen[id(thing)] = thing
+                self.enter(part)
+
+    def _parts(self, thing: Any) -> Iterable[Any]:
+        """Yield what `_words` doesn't tell of a value: the functions in a table, an object's class and state."""
+        parts: Iterable[Any] = ()
+        if isinstance(thing, dict | types.MappingProxyType):
+            parts = thing.values()
+        elif isinstance(thing, list | tuple):
+            parts = thing
+        elif not isinstance(thing, Enum) and self._is_own(type(thing).__module__):
+            yield type(thing)
+            yield from getattr(thing, "__dict__", {}).items()
+        yield from (part for part in parts if not isinstance(part, SIMPLE))
+
+    def _is_own(self, module_name: str) -> bool:
+        """Tell whether a module is the application's, so that its code is gone into."""
+        top = module_name.partition(".")[0]
+        if module_name in FRAMEWORK:
+            return False
+        if top == self._package:
+            return True
+        path = getattr(sys.modules.get(module_name), "__file__", None)
+        return top not in NOT_THE_APPLICATION and path is not None and not INSTALLED & {*Path(path).parts}
 
     def _type(self, kind: type) -> None:
         self.note("class", kind.__qualname__)
@@ -136,27 +168,30 @@ class _Walk:
             self.enter(value)
 
     def _function(self, function: types.FunctionType) -> None:
-        self.note(_words(function.__defaults__), _words(function.__kwdefaults__))
+        self.enter(function.__defaults__)
+        self.enter(function.__kwdefaults__)
         self._code(function.__code__, function.__doc__)
         self.enter(getattr(function, "__wrapped__", None))
         for cell in function.__closure__ or ():
-            if cell != types.CellType():
+            if cell != types.CellType() and not any(cell.cell_contents is kind for kind in self._class.__mro__):
                 self.enter(cell.cell_contents)
         names = list(dict.fromkeys(_names(function.__code__)))
         for name in names:
             if name in function.__globals__:
                 self._global(function.__globals__[name], names)
-            member = inspect.getattr_static(self._class, name, None)
-            if member is not None and name not in vars(Aggregate):
-                self.enter(member)
+            if name not in vars(Aggregate):
+                for kind in self._class.__mro__:  # those of the bases too: `super()` may call them
+                    if name in vars(kind):
+                        self.enter(vars(kind)[name])
 
-    def _global(self, found: Any, names: Iterable[str]) -> None:
+    def _global(self, found: Any, names: Iterable[str], within: tuple[types.ModuleType, ...] = ()) -> None:
+        """Enter a global; of a module what the names say, in the modules `within` which it was found too."""
         if not isinstance(found, types.ModuleType):
             self.enter(found)
-        elif found.__name__.partition(".")[0] == self._package:
+        elif found not in within and self._is_own(found.__name__):
             for name in names:
-                if name in vars(found) and not isinstance(vars(found)[name], types.ModuleType):
-                    self.enter(vars(found)[name])
+                if name in vars(found):
+                    self._global(vars(found)[name], names, (*within, found))
 
     def _code(self, code: types.CodeType, document: str | None) -> None:
         self.note(code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)

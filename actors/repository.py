@@ -176,8 +176,8 @@ def check_moment(
     """Raise InvalidValue unless this can be an id, and at most one of the two says until when."""
     if version is not None and as_of is not None:
         raise InvalidValue("as_of", as_of.isoformat(), "give a version or a time, not both")
-    if version is not None and version < 0:
-        raise InvalidValue("version", str(version), "give 0 or more")
+    if version is not None and (type(version) is not int or version < 0):
+        raise InvalidValue("version", shown(version), "give a whole number, 0 or more")
     if as_of is not None and as_of.utcoffset() is None:
         raise InvalidValue("as_of", as_of.isoformat(), "give it a time zone, for example datetime.now(UTC)")
     checked_id(aggregate_class.id_field, aggregate_id)

@@ -2,7 +2,7 @@
 
 A snapshot saves folding a long history; it is never the truth. One that other code has folded is left alone, without
 a look at its data; a damaged one is too, with a warning. So is a class whose state JSON can't carry: it gets none. Not
-here: when they are written (`snapshot_writer.py`), what the fingerprint sees (`fingerprints.py`).
+here: when they are written (`snapshot_keeper.py`), what the fingerprint sees (`fingerprints.py`).
 """
 
 from __future__ import annotations

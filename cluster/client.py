@@ -19,6 +19,7 @@ from cluster.sending import Sender
 from cluster.transport import Transport
 from store.errors import EventrayError, InvalidValue
 from store.identity import checked_id, random_bytes, shard_of, uuid7_bytes
+from store.values import shown
 
 MESSAGE_FRAME_BYTES = 64
 """What a command's numbers and field marks take on the wire, about."""
@@ -193,5 +194,5 @@ def _checked_id(command_id: str) -> str:
 
 
 def _check_number(field: str, number: int, least: int) -> None:
-    if not least <= number <= INT64_MAX:
-        raise InvalidCommand(field, str(number), f"give a whole number from {least} to {INT64_MAX}")
+    if type(number) is not int or not least <= number <= INT64_MAX:
+        raise InvalidCommand(field, shown(number), f"give a whole number from {least} to {INT64_MAX}")

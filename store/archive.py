@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from store.errors import BrokenArchive, InvalidValue
-from store.identity import checked_id, shard_of
+from store.identity import checked_id, checked_stream, shard_of
 from store.records import EventRecord
 
 MAGIC = b'{"format":"eventray-archive"'
@@ -112,7 +112,7 @@ def read_event(number: int, line: bytes, shards: int) -> EventRecord:
         raise _broken(number, error) from error
     record = EventRecord(**{**fields, "event_id": fields["event_id"].bytes})
     try:
-        checked_id("stream", record.stream.partition("-")[2])
+        checked_stream(record.stream)
         checked_id("partition_key", record.partition_key)
     except InvalidValue as error:
         raise BrokenArchive(number, error.field, f"{error.value}: {error.remedy}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from store.archive import Progress
-from store.errors import InvalidValue, StoreUnavailable
+from store.errors import InvalidValue
 from store.sqlite_file import SqliteFile, store_error
 from store.urls import parsed_url, shown_url, without_secrets
 
@@ -34,8 +34,8 @@ def back_up(url: str, target: Path, progress: Progress) -> int:
     """Copy an SQLite store to a new file, as it is at this moment, to the disk; return the file's size in bytes.
 
     Writers go on meanwhile. The file appears under its name once it is whole. `progress` hears of pages, not events.
-    Raises InvalidValue where something has that name already, which is never overwritten, and for stores that are no
-    SQLite file; NotAStore, StoreUnavailable.
+    Raises InvalidValue where something has that name already, which is never overwritten, where it can't be written,
+    and for stores that are no SQLite file; NotAStore, StoreUnavailable.
     """
     source = SqliteFile(url, _path_of(url))
     source.open(shards=1, create=False)
@@ -44,6 +44,7 @@ def back_up(url: str, target: Path, progress: Progress) -> int:
     unfinished = target.with_name(f"{target.name}.partial")
     try:
         unfinished.unlink(missing_ok=True)
+        unfinished.touch()  # SQLite would not say which of the two files it can't open, or why
         with closing(source.connect()) as reading, closing(sqlite3.connect(unfinished)) as writing:
             # The pages of one snapshot: without it SQLite begins anew whenever somebody has written between two steps.
             reading.execute("BEGIN")
@@ -60,7 +61,7 @@ def back_up(url: str, target: Path, progress: Progress) -> int:
     except FileExistsError as error:
         raise InvalidValue("file", str(target), "it exists, and is not overwritten: name another") from error
     except OSError as error:
-        raise StoreUnavailable(f"{target}: {error.strerror}", False) from error
+        raise InvalidValue("file", str(target), f"it can't be written ({error.strerror}): name another") from error
     except sqlite3.Error as error:
         raise store_error(error) from error
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.archive import MAGIC, Header, Progress, event_line, header_line, last_line_start, read_event, read_header
-from store.errors import BrokenArchive, DamagedLog, InvalidValue, StoreUnavailable
+from store.errors import BrokenArchive, DamagedLog, InvalidValue
 from store.paging import read_log
 from store.ports import EventReader
 from store.records import EventRecord
@@ -25,7 +25,8 @@ async def export_log(store: EventReader, path: Path, progress: Progress) -> int:
     """Write the store's log to the archive at `path`, to the disk; return the number of events in it.
 
     A file that an interrupted export left is continued; nothing is left to do for a finished one of the same heads.
-    Raises InvalidValue for a file of anything else, which is left as it is; DamagedLog where positions are missing.
+    Raises InvalidValue for a file of anything else, which is left as it is, and for one that can't be written;
+    DamagedLog where positions are missing.
     """
     heads = await store.heads()
     now = Header(store_id=store.store_id, shards=store.shards, heads=[heads[shard] for shard in range(store.shards)])
@@ -59,7 +60,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 raise InvalidValue("file", str(path), "another export is writing it: wait, or name another") from error
             yield file
     except OSError as error:
-        raise StoreUnavailable(f"{path}: {error.strerror}", False) from error
+        raise InvalidValue("file", str(path), f"it can't be written ({error.strerror}): name another") from error
 
 
 def _begin(file: BinaryIO, path: Path, now: Header) -> Header:

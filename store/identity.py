@@ -13,6 +13,7 @@ import uuid
 import zlib
 
 from store.errors import InvalidValue
+from store.values import shown
 
 ID_SIZE_MAX_BYTES = 200
 _VERSION_7 = 0x7 << 76 | 0b10 << 62
@@ -55,21 +56,31 @@ def shard_of(partition_key: str, shards: int) -> int:
     return zlib.crc32(partition_key.encode()) % shards
 
 
-def checked_id(field: str, value: str) -> str:
+def checked_id(field: str, value: object) -> str:
     """Return `value` if it may name a thing in the store.
 
-    Raises InvalidValue if it is empty, longer than 200 UTF-8 bytes, or holds control characters or lone surrogates.
+    Raises InvalidValue if it is no text, empty, longer than 200 UTF-8 bytes, or holds control characters or lone
+    surrogates.
     """
+    if not isinstance(value, str):
+        raise InvalidValue(field, shown(value), f"give a text, not {type(value).__name__}")
     if value.isascii() and value.isprintable() and 0 < len(value) <= ID_SIZE_MAX_BYTES:
         return value
     if not value:
         raise InvalidValue(field, "''", "give an id of at least one character")
-    shown = ascii(value if len(value) <= 60 else value[:60] + "...")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise InvalidValue(field, shown, "leave out control characters (NUL too) and lone surrogates")
+        raise InvalidValue(field, shown(value), "leave out control characters (NUL too) and lone surrogates")
     if len(value.encode()) > ID_SIZE_MAX_BYTES:
-        raise InvalidValue(field, shown, f"use an id of at most {ID_SIZE_MAX_BYTES} bytes in UTF-8")
+        raise InvalidValue(field, shown(value), f"use an id of at most {ID_SIZE_MAX_BYTES} bytes in UTF-8")
     return value
+
+
+def checked_stream(stream: object) -> str:
+    """Return `stream` if it may name a stream: category-id, each of them as `checked_id` says. Raises InvalidValue."""
+    category, dash, aggregate_id = stream.partition("-") if isinstance(stream, str) else ("", "", "")
+    if not (category and dash and aggregate_id):
+        raise InvalidValue("stream", shown(stream), "give category-id, as in customer-00004")
+    return f"{checked_id('stream', category)}-{checked_id('stream', aggregate_id)}"
 
 
 def uuid7() -> uuid.UUID:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.archive import MAGIC, Header, Progress, last_line_start, read_event, read_header
-from store.errors import BrokenArchive, OtherContent, StoreRejected, StoreUnavailable
+from store.errors import BrokenArchive, InvalidValue, OtherContent, StoreRejected
 from store.identity import shard_of
 from store.paging import PAGE_BYTES
 from store.ports import EventStore
@@ -27,12 +27,12 @@ COMMIT_RECORDS_MAX = 2_000
 
 
 def archive_header(path: Path) -> Header:
-    """Return the first line of an archive. Raises BrokenArchive, StoreUnavailable where the file can't be read."""
+    """Return the first line of an archive. Raises BrokenArchive, InvalidValue where the file can't be read."""
     try:
         with path.open("rb") as file:
             return read_header(file.readline())
     except OSError as error:
-        raise StoreUnavailable(f"{path}: {error.strerror}", False) from error
+        raise InvalidValue("file", str(path), f"it can't be read ({error.strerror}): name another") from error
 
 
 async def import_log(path: Path, store: EventStore, progress: Progress) -> int:
@@ -40,7 +40,7 @@ async def import_log(path: Path, store: EventStore, progress: Progress) -> int:
 
     The store is held meanwhile. Raises BrokenArchive for one that is not whole, before anything is imported, and at the
     first line that can't be right: what stands before it may have been imported. Raises OtherContent where the store
-    holds anything else, and is left so; StoreHeld, StoreUnavailable.
+    holds anything else, and is left so; InvalidValue where the file can't be read; StoreHeld, StoreUnavailable.
     """
     header = archive_header(path)
     await asyncio.to_thread(_check_whole, path, header)

@@ -38,6 +38,9 @@ def parsed_url(url: str) -> StoreUrl:
             return StoreUrl(scheme, rest)
         if scheme == "sqlite" and "?" not in url and rest.startswith("/") and rest not in ("/", "/:memory:"):
             return StoreUrl(scheme, rest[1:])
+    shown, _, options = shown_url(url).partition("?")
+    if options and scheme in ("memory", "sqlite"):
+        raise InvalidValue("store", ascii(shown), f"leave out ?{ascii(options)[1:-1]}, it takes no options: {REMEDY}")
     raise InvalidValue("store", ascii(shown_url(url)), REMEDY)
 
 

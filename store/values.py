@@ -56,6 +56,8 @@ def is_aware(moment: datetime) -> bool:
 
 def shown(value: object) -> str:
     """Return a value as a message shows it: in ASCII, and not all of a long one."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return "(a huge number)"  # Python refuses to write out thousands of digits
     text = ascii(value) if not isinstance(value, str) else ascii(value[: VALUE_SHOWN_SIZE_MAX + 1])
     return text if len(text) <= VALUE_SHOWN_SIZE_MAX else text[:VALUE_SHOWN_SIZE_MAX] + "..."
 
@@ -63,7 +65,7 @@ def shown(value: object) -> str:
 def _check(name: str, value: Any, depth: int) -> None:
     remedy = _remedy(value)
     if remedy is not None:
-        raise InvalidValue(name, _shown_number(value), remedy)
+        raise InvalidValue(name, shown(value), remedy)
     if isinstance(value, BaseModel):
         value = value.__dict__
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -98,12 +100,6 @@ def _remedy(value: Any) -> str | None:
     elif isinstance(value, datetime) and not is_aware(value):
         remedy = "a time with its zone was expected, such as 2026-03-01T12:00:00Z"
     return remedy
-
-
-def _shown_number(value: object) -> str:
-    """Python refuses to write out a whole number of thousands of digits."""
-    huge = isinstance(value, int) and value.bit_length() > 1000
-    return "(a huge number)" if huge else shown(value)
 
 
 def _is_text_enum(kind: Any) -> bool:

@@ -20,9 +20,10 @@ from store import taking
 from store.codec import EventRegistry
 from store.errors import ConcurrencyError, InvalidValue, OutcomeUnknown, StoreUnavailable, Superseded
 from store.events import Draft, Event
-from store.identity import checked_id, shard_of, uuid7
+from store.identity import checked_id, checked_stream, shard_of, uuid7
 from store.ports import EventReader, EventStore
 from store.records import Claim, EventRecord, ShardAppend, micros
+from store.values import shown
 
 log = structlog.get_logger(__name__)
 
@@ -87,8 +88,11 @@ class OfflineWriter:
     async def get_events(self, stream: str, from_version: int = 0) -> list[Event]:
         """Return the typed events of a stream with versions above `from_version`, in order; none if there are none.
 
-        Raises UnknownEventType or UndecodableEvent for what the given types don't know.
+        Raises InvalidValue for what can be no stream or version; UnknownEventType or UndecodableEvent for what the
+        given types don't know.
         """
+        checked_stream(stream)
+        _check_version("from_version", from_version, "give 0 for all events, else the version before the first one")
         return await read_events(self.store, self._events, stream, from_version)
 
     async def save_events(
@@ -103,7 +107,8 @@ class OfflineWriter:
         UnknownEventType, Superseded where another has taken the store, StoreUnavailable, StoreRejected. Raises
         OutcomeUnknown where a reply was lost and the store stays away: load the stream again to see.
         """
-        checked_id("stream", stream.partition("-")[2])
+        checked_stream(stream)
+        _check_version("expected_version", expected_version, "give 0 for a new stream, else its version")
         data = [self._events.encode(event) for event in events]
         async with self._lock:
             key = await self._checked_key(stream, expected_version, partition_key)
@@ -187,8 +192,6 @@ class OfflineWriter:
 
     async def _checked_key(self, stream: str, expected_version: int, partition_key: str | None) -> str:
         """Return the stream's partition key, having made sure that it is at the expected version."""
-        if expected_version < 0:
-            raise InvalidValue("expected_version", str(expected_version), "give 0 for a new stream, else its version")
         last = await self.store.read_stream(stream, max(0, expected_version - 1), 2)
         if (last[-1].version if last else 0) != expected_version:
             raise ConcurrencyError(stream, expected_version, await _version(self.store, stream))
@@ -231,6 +234,11 @@ async def read_events(store: EventReader, events: EventRegistry, stream: str, af
         found += events.decode_many(page)
         after_version = page[-1].version
     return found
+
+
+def _check_version(field: str, version: int, remedy: str) -> None:
+    if type(version) is not int or not 0 <= version < 2**63:
+        raise InvalidValue(field, shown(version), remedy)
 
 
 async def _version(store: EventReader, stream: str) -> int:

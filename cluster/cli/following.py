@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from projections.progress import SubscriberLimits
 from projections.sink import Taken
 from projections.subscriber import Subscriber
+from store.identity import checked_stream
 from store.opening import open_store
 from store.records import Checkpoint, EventRecord
 
@@ -20,7 +21,12 @@ Show = Callable[[EventRecord], None]
 
 
 async def follow(url: str, stream: str | None, show: Show) -> None:
-    """Show each event that is stored from now on; of one stream, those that it has first. Never returns."""
+    """Show each event that is stored from now on; of one stream, those that it has first. Never returns.
+
+    Raises InvalidValue for what can be no stream, and what `open_store` does.
+    """
+    if stream is not None:
+        checked_stream(stream)
     store = await open_store(url, create=False)
     try:
         sink = ShowingSink(stream, show)

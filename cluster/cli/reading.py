@@ -26,6 +26,7 @@ from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from store.errors import InvalidValue
+from store.identity import checked_stream
 from store.opening import open_store
 from store.records import EventRecord, moment
 from store.urls import shown_url
@@ -129,6 +130,7 @@ def query(
 
 
 async def _read_stream(url: str, stream: str) -> list[EventRecord]:
+    checked_stream(stream)
     reader = await open_store(url, create=False)
     try:
         records: list[EventRecord] = []

@@ -260,6 +260,8 @@ def test_query_prints_a_row(shop: Path) -> None:
     "verb",
     [
         ["events", "customer-nobody"],
+        ["events", "customer-\udcff"],
+        ["events", "customer", "--follow"],
         ["show", "customer-nobody"],
         ["show", "customer-nobody", "--diff"],
         ["show", "nothing-1"],

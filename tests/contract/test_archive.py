@@ -207,6 +207,14 @@ async def test_files_of_something_else_are_left_as_they_are(
         assert path.read_bytes() == content
 
 
+async def test_a_file_that_can_not_be_written_or_read_is_named(filled: EventStore, tmp_path: Path) -> None:
+    path = tmp_path / "none" / "log.jsonl"
+    with pytest.raises(InvalidValue, match=r"file = .*log\.jsonl: it can't be written \(No such file or directory\)"):
+        await export_log(filled, path, quiet)
+    with pytest.raises(InvalidValue, match=r"file = .*log\.jsonl: it can't be read \(No such file or directory\)"):
+        await import_log(path, filled, quiet)
+
+
 async def fill_target(target: EventStore) -> None:
     shard = shard_of("k", OTHER_SHARDS)
     await fill(target, [row(shard, 1, "other-1", 1)._replace(partition_key="k")])

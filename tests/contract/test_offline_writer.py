@@ -102,7 +102,13 @@ async def test_a_stream_keeps_its_partition_key(store: EventStore) -> None:
         ("note-1", Unregistered(text="x"), "k", 0, UnknownEventType),
         ("note-1", Noted(text="x"), "k\0", 0, InvalidValue),
         ("note-\0", Noted(text="x"), "k", 0, InvalidValue),
+        ("note", Noted(text="x"), "k", 0, InvalidValue),
+        ("no\0te-1", Noted(text="x"), "k", 0, InvalidValue),
+        ("\ud800-1", Noted(text="x"), "k", 0, InvalidValue),
+        ("n" * 201 + "-1", Noted(text="x"), "k", 0, InvalidValue),
         ("note-1", Noted(text="x"), "k", -1, InvalidValue),
+        ("note-1", Noted(text="x"), "k", 2**63, InvalidValue),
+        ("note-1", Noted(text="x" * 2**20), "k", 0, InvalidValue),
     ],
 )
 async def test_bad_input_is_refused_before_anything_is_written(
@@ -112,6 +118,23 @@ async def test_bad_input_is_refused_before_anything_is_written(
         with pytest.raises(error):
             await writer.save_events(stream, [Noted(text="first"), event], version, partition_key=key)
     assert sum((await store.heads()).values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("stream", "version", "field"),
+    [
+        ("note", 0, "stream"),
+        ("\ud800-1", 0, "stream"),
+        ("note-1", -1, "from_version"),
+        ("note-1", 2**63, "from_version"),
+    ],
+)
+async def test_what_can_be_no_stream_or_version_is_not_looked_for(
+    store: EventStore, stream: str, version: int, field: str
+) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        await writer_on(store).get_events(stream, version)
+    assert refused.value.field == field
 
 
 async def test_a_held_store_is_left_alone(store: EventStore, open_another: Opener) -> None:

@@ -93,6 +93,12 @@ async def test_what_can_not_be_folded_is_told_and_the_rest_is_folded(store: Even
     assert (sum(each.events for each in replays), sum(each.left_out for each in replays)) == (36, 4)
 
 
+async def test_metadata_are_not_looked_at(store: EventStore, log: Log) -> None:
+    await log.append([log.record(created("c-1"))._replace(metadata="{")])
+    replays = await replay_all(store)
+    assert (sum(each.events for each in replays), sum(each.failed for each in replays)) == (37, 0)
+
+
 async def test_streams_without_a_beginning_are_told_whatever_pass_meets_them(
     store: EventStore, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,11 @@ async def test_an_existing_file_is_never_overwritten(store: EventStore, url: str
     assert target.read_text() == "precious"
 
 
+async def test_a_file_that_can_not_be_written_is_named(store: EventStore, url: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match=r"file = .*copy\.db: it can't be written \(No such file or directory\)"):
+        back_up(url, tmp_path / "none" / "copy.db", quiet)
+
+
 async def test_what_a_killed_backup_left_is_no_hindrance(store: EventStore, url: str, tmp_path: Path) -> None:
     (tmp_path / "copy.db.partial").write_bytes(b"half a file")
     back_up(url, tmp_path / "copy.db", quiet)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from actors.customers import Customer
+from actors.repository import load_aggregate
+from actors.snapshots import Snapshots
 from cluster.application import Application, default_application
 from cluster.replaying import audit_store, replay_store
 from store import InvalidValue, NotAStore, open_store
-from tests.logs import Log, created, ordered
+from tests.logs import EVENTS, Log, created, ordered
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ray_address")]
 
@@ -64,9 +66,19 @@ async def test_findings_of_all_shards_are_put_together(shop: str, tmp_path: Path
     with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
         connection.execute("UPDATE events SET metadata = 'x' WHERE stream IN ('customer-c-1', 'customer-c-2')")
         connection.commit()
+    store = await open_store(shop)
+    right = Snapshots().take(await load_aggregate(store, EVENTS, Customer, "c-3"), 0)
+    assert right is not None
+    await store.write_snapshots([right._replace(data=right.data.replace("Name of c-3", "Eve"))])
+    await store.close()
     watched = Watched()
     audit = await audit_store(shop, default_application(), watched)
-    assert (audit.found, {finding.stream for finding in audit.findings}) == (2, {"customer-c-1", "customer-c-2"})
+    assert {(finding.check, finding.stream) for finding in audit.findings} == {
+        ("metadata", "customer-c-1"),
+        ("metadata", "customer-c-2"),
+        ("snapshot", "customer-c-3"),
+    }
+    assert audit.found == 3
     assert [finding.shard for finding in audit.findings] == sorted(finding.shard for finding in audit.findings)
     assert sum(watched.done) == 40
 

@@ -543,6 +543,7 @@ class TestCallers:
             ("timeout_s", {"timeout_s": 0}),
             ("timeout_s", {"timeout_s": float("nan")}),
             ("expected_version", {"expected_version": -1}),
+            ("expected_version", {"expected_version": "3"}),
             ("occurred_at", {"occurred_at": 2**63}),
         ],
     )

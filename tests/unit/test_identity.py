@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import InvalidValue
-from store.identity import checked_id, random_bytes, shard_of, uuid7, uuid7_bytes
+from store.identity import checked_id, checked_stream, random_bytes, shard_of, uuid7, uuid7_bytes
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,28 @@ def test_ids_that_are_allowed(value: str) -> None:
     assert checked_id("customer_id", value) == value
 
 
-@pytest.mark.parametrize(
-    "value", ["", "x" * 201, "é" * 101, "nul\0", "tab\t", "delete\x7f", "next line\x85", "half\ud800"]
-)
-def test_ids_that_are_not(value: str) -> None:
+ODD = ["", "x" * 201, "é" * 101, "nul\0", "tab\t", "delete\x7f", "next line\x85", "half\ud800"]
+
+
+@pytest.mark.parametrize("value", [*ODD, 7, None, b"c-1"])
+def test_ids_that_are_not(value: object) -> None:
     with pytest.raises(InvalidValue) as refused:
         checked_id("customer_id", value)
     assert refused.value.field == "customer_id"
+    assert refused.value.remedy
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("value", ["customer-c-1", "customer--", "x" * 200 + "-" + "y" * 200])
+def test_streams_that_are_allowed(value: str) -> None:
+    assert checked_stream(value) == value
+
+
+@pytest.mark.parametrize("value", [*(f"customer-{odd}" for odd in ODD), *(f"{odd}-1" for odd in ODD), "customer", 7])
+def test_streams_that_are_not(value: object) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        checked_stream(value)
+    assert refused.value.field == "stream"
     assert refused.value.remedy
     assert str(refused.value).isprintable()
 

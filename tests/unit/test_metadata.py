@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors import Aggregate, AggregateRegistry, Command
 from actors.customers import CreateCustomer, PromoteToVip
 from actors.errors import InvalidCommand
 from actors.metadata import METADATA_SIZE_MAX_BYTES, because_of, following, packed_metadata, packed_moment
@@ -27,6 +28,19 @@ MAY = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 class Noted(Event):
     text: str
+
+
+class Jot(Command):
+    pad_id: str
+    texts: list[str]
+
+
+class Pad(Aggregate):
+    def jot(self, command: Jot) -> None:
+        for text in command.texts:
+            self.raise_event(Noted(text=text))
+
+    def on_noted(self, event: Noted) -> None: ...
 
 
 def event(metadata: str) -> Event:
@@ -60,6 +74,19 @@ async def test_an_event_tells_where_it_comes_from(host: HostUnderTest) -> None:
     assert len(metadata.digest) == 32
     assert metadata.occurred_at == created.occurred_at == MAY
     assert metadata.recorded_at > MAY
+
+
+async def test_each_of_a_commands_events_tells_it() -> None:
+    store = await open_store("memory://", shards=4)
+    async with host_on(store, registry=AggregateRegistry([Pad])) as host:
+        packed = packed_metadata({"correlation_id": "cart-7", "asked_by": "ada"})
+        await host.submit(
+            Jot(pad_id="p", texts=["a", "b", "c"]), "k-1", metadata=packed, occurred_at=packed_moment(MAY)
+        )
+        first, *others = [Metadata.of(record) for record in await host.log()]
+    assert (first.command_id, first.correlation_id, first.asked_by, first.occurred_at) == ("k-1", "cart-7", "ada", MAY)
+    assert others == [first, first]
+    await store.close()
 
 
 async def test_a_commands_id_is_its_correlation_id_and_nothing_is_stored_for_it(host: HostUnderTest) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store import InvalidValue
 from store.urls import parsed_url, shown_url
 
 
@@ -39,6 +40,12 @@ def test_a_url_names_a_backend_and_a_place(url: str, scheme: str, path: str) -> 
 )
 def test_a_password_is_not_shown(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize("url", ["memory://shop?mode=ro", "sqlite:///shop.db?mode=ro"])
+def test_an_option_that_a_store_does_not_take_is_named(url: str) -> None:
+    with pytest.raises(InvalidValue, match=r"leave out \?mode=ro"):
+        parsed_url(url)
 
 
 @given(st.text(min_size=1).map(lambda text: f"<{text}>"))
