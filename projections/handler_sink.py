@@ -25,6 +25,7 @@ from projections.rewinding import checkpoint_at
 from projections.sink import Taken
 from store.codec import EventRegistry
 from store.errors import EventrayError
+from store.identity import shard_of
 from store.logs import described
 from store.ports import EventStore
 from store.records import IMPORTED, Advance, Checkpoint, EventRecord, ParkedKey, micros
@@ -119,6 +120,7 @@ class HandlerSink:
             self._positions.pop(shard, None)
             self._attempts.pop(shard, None)
             self._wary.discard(shard)
+        self._parked = {key for key in self._parked if shard_of(key, self._store.shards) not in shards}
 
     async def take(self, batch: Sequence[EventRecord]) -> Taken:
         """Give the handler one event after the other, several shards at once, for about half a second.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ async def test_they_are_listed_shown_retried_and_discarded(shop: Path) -> None:
     assert (shown["type"], shown["stream"], shown["attempts"]) == ("CustomerCreated", "customer-c-1", 1)
     assert shown["error"] == "ValueError: no greeting for c-1"
     assert "in on_created" in shown["traceback"]
+    parked_at, failed_at = (datetime.fromisoformat(shown[time]) for time in ("parked_at", "failed_at"))
+    assert timedelta(0) <= datetime.now(UTC) - failed_at <= datetime.now(UTC) - parked_at < timedelta(minutes=2)
     poison.clear()
     assert (await typed(shop, "dead-letters", "retry", "Greeter", "c-1")).json["keys"] == ["c-1"]
     await until(lambda: calls.count("c-1") == 2)

@@ -224,6 +224,29 @@ async def test_a_retry_drains_while_new_events_arrive(store: EventStore, log: Lo
     assert len(notes.calls) == 8 + 3
 
 
+async def test_only_who_follows_its_shard_takes_up_a_key_or_counts_it_as_parked(
+    store: EventStore, log: Log, follow: Follow
+) -> None:
+    shard = shard_of("a", store.shards)
+    there = next(key for key in "bcdefgh" if shard_of(key, store.shards) != shard)
+    notes, other = Notes(), Notes()
+    notes.fail = failing_at("a-1", f"{there}-1")
+    owner, elsewhere = await follow(notes), await follow(other)
+    await log.write(ordered("a", "1"), ordered(there, "1"))
+    await owner.settle()
+    await elsewhere.settle()
+    assert elsewhere.sink.state().parked == 2
+    await elsewhere.subscriber.follow(set(range(store.shards)) - {shard})
+    assert elsewhere.sink.state().parked == 1
+    notes.fail = lambda event: None
+    await store.wish("Notes", ["a"], "retry")
+    await elsewhere.settle()
+    assert [row.partition_key for row in await store.parked("Notes", wished=True)] == ["a"]
+    assert other.calls == []
+    await owner.settle()
+    assert [row.partition_key for row in await store.parked("Notes")] == [there]
+
+
 async def test_a_discarded_event_is_left_out_and_what_follows_it_is_taken(
     store: EventStore, log: Log, follow: Follow
 ) -> None:

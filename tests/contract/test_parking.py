@@ -106,7 +106,12 @@ async def test_how_much_is_parked_is_told_without_the_rows(begun: EventStore) ->
 async def test_a_reset_moves_checkpoints_and_unparks_what_comes_again(begun: EventStore) -> None:
     rows = [parked("a", 0, 5), parked("b", 0, 9), parked("c", 1, 9)]
     await begun.advance("mail", [Advance(0, 4, 20, b"x"), Advance(1, 4, 20, b"x")], rows, {})
+    other = parked("b", 0, 9, handler="hook")
+    await begun.keep_checkpoints("hook", {0: Checkpoint(4, b"four")})
+    await begun.advance("hook", [Advance(0, 4, 20, b"x")], [other], {})
     await begun.reset("mail", {0: Checkpoint(5, b"five"), 3: Checkpoint(0, None)})
     assert [row.partition_key for row in await begun.parked("mail")] == ["a", "c"]
     found = await begun.checkpoints("mail")
     assert (found[0], found[1].position, found[3]) == (Checkpoint(5, b"five"), 20, Checkpoint(0, None))
+    assert await begun.parked("hook") == [other], "another handler's keys stay parked"
+    assert await begun.checkpoints("hook") == {0: Checkpoint(20, b"x")}

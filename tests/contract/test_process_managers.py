@@ -467,6 +467,27 @@ async def test_a_rebuild_sends_nothing_again_and_loses_nothing(log: Log, read_mo
     assert (await read_models.query(Mailing, "c-1")).row == {"id": "c-1", "orders": 3}
 
 
+async def test_what_a_rebuild_has_issued_too_is_sent_once(log: Log, read_models: ReadModels, hosts: Hosts) -> None:
+    """The build that is filled is further than the live one for a while; that one then sends, and is replaced."""
+    await log.write(*map(created, NAMES))
+    live = managing(log, read_models, hosts)
+    await live.start()
+    await taken(live)
+    orders = await log.write(*(ordered(name, "1") for name in NAMES))
+    build, issuing = await read_models.begin_rebuild(Mailing, range(SHARDS)), Issuing(Mailing, REGISTRY, log.store)
+    await fill(log.store, read_models, Mailing, EVENTS, build, range(SHARDS), lambda more: None, issuing)
+    async with running(live):
+        await through(live, log)
+    waiting = await log.write(*(ordered(name, "2") for name in NAMES))
+    await fill(log.store, read_models, Mailing, EVENTS, build, range(SHARDS), lambda more: None, issuing)
+    await taken(live)
+    await finish(log.store, read_models, Mailing, EVENTS, build, issuing)
+    async with running(managing(log, read_models, hosts)) as subscriber:
+        await through(subscriber, log)
+    assert Counter(effects(hosts)) == Counter(of_each_order([*orders, *waiting]))
+    assert len(hosts.sent) == len(hosts.done)
+
+
 async def test_a_rebuild_counts_nothing_again(log: Log, read_models: ReadModels, hosts: Hosts) -> None:
     await log.write(created("c-1"), ordered("c-1", "odd"))
     async with running(managing(log, read_models, hosts)) as subscriber:

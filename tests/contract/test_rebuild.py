@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, text
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, select, text
 
 from actors.customers import CustomerCreated, OrderCreated
 from projections.builds import read_builds
@@ -139,6 +139,8 @@ async def test_a_higher_version_takes_over_once_it_is_as_far(log: Log, read_mode
     await settled(new)
     assert await row(read_models, New) == {"id": "c-1", "orders": 1, "double": 2}
     assert await tables(read_models) == {"spent_v2"}
+    of_one = select(new_table).where(new_table.c.id == "c-1")
+    assert await read_models.select(New, of_one) == [{"id": "c-1", "orders": 1, "double": 2}], "by the view of its name"
     await log.write(ordered("c-1", "2"))
     await old._compare_heads()
     with pytest.raises(ReadModelVersion):

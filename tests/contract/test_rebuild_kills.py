@@ -18,6 +18,7 @@ from projections.projection_sink import ProjectionSubscriber
 from projections.read_models import ReadModels
 from projections.rebuild import fill, finish
 from store import open_store
+from tests.contract.killing import audited
 from tests.logs import EVENTS, Log, created, ordered
 
 pytestmark = pytest.mark.timeout(120)
@@ -97,12 +98,14 @@ def _each_statement(directory: str) -> None:
         child.start()
         child.join()
         assert asyncio.run(_orders(url)) in ([1] * 4, [2] * 4), statement
+        assert asyncio.run(audited(url, CustomerProjection)) == [], statement
         if child.exitcode == 0:
             assert statement > 20, "a rebuild has more statements"
             return
         assert child.exitcode == -signal.SIGKILL, statement
         asyncio.run(_rebuild(url))
         assert asyncio.run(_orders(url)) == [2] * 4, statement
+        assert asyncio.run(audited(url, CustomerProjection)) == [], statement
     raise AssertionError(f"a rebuild has fewer statements than {STATEMENTS_MAX}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -119,6 +121,48 @@ async def test_a_plain_function_that_returns_after_the_loop_has_been_closed_ends
     release.set()
     await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()
+
+
+def test_functions_that_never_return_do_not_keep_a_process_from_ending() -> None:
+    script = """
+import asyncio, threading
+from projections.calling import Caller
+from projections.callbacks import CallingThread
+
+async def main():
+    calls = [CallingThread("bus", wait)("event"), Caller("plain", 60, 8).call(wait, "event")]
+    calls.append(Caller("async", 60, 8).call(block, "event"))
+    for call in calls:
+        asyncio.ensure_future(call)
+    while len(called) < 3:
+        await asyncio.sleep(0.001)
+
+def wait(event):
+    called.append(event)
+    threading.Event().wait()
+
+async def block(event):
+    wait(event)
+
+called = []
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
+
+
+async def test_an_object_whose_call_is_a_coroutine_is_awaited_and_in_no_thread(log: Log) -> None:
+    class Heard:
+        def __init__(self) -> None:
+            self.threads: list[int] = []
+
+        async def __call__(self, _event: Event) -> None:
+            await asyncio.sleep(0)
+            self.threads.append(threading.get_ident())
+
+    heard = Heard()
+    sink = await sink_of(heard, log.store)
+    assert await sink.take(await three(log)) == Taken(3, {0: 3}, {})
+    assert heard.threads == [threading.get_ident()] * 3
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_is_of_no_matter() -> None:

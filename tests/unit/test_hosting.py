@@ -203,6 +203,7 @@ async def test_after_a_lost_outcome_all_is_decided_again_before_newer_mail(host:
     held(host)
     lost = asyncio.create_task(host.submit(PROMOTE, "k-2"))
     await until_held(host)
+    assert len(host.published) == 1, "what is not stored yet was published"
     refused = asyncio.create_task(host.submit(PROMOTE, "k-3"))
     newer = asyncio.create_task(host.submit(ChangeEmail(customer_id="c-1", email="new@example.com"), "k-4"))
     setattr(host.store, fate, once(lost_reply()))

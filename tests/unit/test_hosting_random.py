@@ -96,6 +96,8 @@ async def check(host: HostUnderTest, sent: list[tuple[Command, str]], answers: l
     for stream in {record.stream for record in log}:
         versions = [record.version for record in log if record.stream == stream]
         assert versions == list(range(1, len(versions) + 1))
+    assert len(host.published) == len(set(host.published)), "an event was published twice"
+    assert set(host.published) <= set(log), "what was published is not what is stored"
     caused = [(record.command_key, record.stream) for record in log if record.command_key is not None]
     assert len(caused) == len(set(caused)), "an id caused events twice on one stream"
     at = {(record.shard, record.position): record for record in log}

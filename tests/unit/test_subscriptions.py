@@ -100,6 +100,30 @@ async def test_a_named_one_goes_on_where_it_was(runtime: InProcessRuntime) -> No
     assert ids(named) == ["c-1", "c-2"]
 
 
+async def test_a_named_one_goes_on_in_the_next_runtime_and_an_unnamed_one_has_left_nothing(url: str) -> None:
+    store = await open_store(url, shards=4)  # a store in memory lasts as long as it is open
+    got: dict[str, list[Any]] = {"audit": [], "unnamed": [], "again": []}
+    async with InProcessRuntime.open(url) as runtime:
+        await runtime.subscribe(None, got["audit"].append, name="audit")
+        unnamed = await runtime.subscribe(None, got["unnamed"].append)
+        await runtime.submit(create(1))
+        await until(lambda: bool(got["audit"] and got["unnamed"]))
+    assert len(await store.checkpoints("audit")) == 4
+    assert await store.checkpoints(unnamed.name) == {}
+    async with InProcessRuntime.open(url) as runtime:
+        await runtime.submit(create(2))
+        await runtime.subscribe(None, got["audit"].append, name="audit")
+        await runtime.subscribe(None, got["again"].append)
+        await runtime.submit(create(3))
+        await until(lambda: len(got["audit"]) == 3 and bool(got["again"]))
+    assert {name: sorted(ids(events)) for name, events in got.items()} == {
+        "audit": ["c-1", "c-2", "c-3"],
+        "unnamed": ["c-1"],
+        "again": ["c-3"],
+    }
+    await store.close()
+
+
 async def test_a_log_behind_the_progress_of_a_named_one_is_refused_with_the_remedy(
     url: str, runtime: InProcessRuntime
 ) -> None:
