@@ -15,6 +15,7 @@ from actors.errors import (
     Overloaded,
     StaleCall,
 )
+from actors.metadata import because_of
 from actors.registry import AggregateRegistry, CommandBinding
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "NotOwner",
     "Overloaded",
     "StaleCall",
+    "because_of",
 ]

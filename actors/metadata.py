@@ -33,7 +33,8 @@ _REMEDIES = {
     "digest": "the runtime writes this key: choose another name",
     "events": "the runtime writes this key: choose another name",
 }
-_inherited: ContextVar[Mapping[str, str] | None] = ContextVar("inherited_metadata", default=None)
+_cause: ContextVar[Event | None] = ContextVar("cause", default=None)
+"""The event because of which commands are submitted now."""
 
 
 def packed_metadata(metadata: Mapping[str, Any] | None = None) -> str:
@@ -44,14 +45,14 @@ def packed_metadata(metadata: Mapping[str, Any] | None = None) -> str:
     `correlation_id` nothing is stored for it: the command's id is its correlation id (see `Event.metadata`).
 
     Raises InvalidCommand, naming key, value and remedy: for a key that the runtime writes, for what JSON doesn't give
-    back unchanged, and for more than 8 KiB.
+    back unchanged, and for more than 8 KiB. Raises what `Event.metadata` does about the event.
     """
-    inherited = _inherited.get()
-    if not metadata and not inherited:
+    cause = _cause.get()
+    if not metadata and cause is None:
         return ""
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidCommand("metadata", shown(metadata), "give a mapping of names to JSON values")
-    packable = {**(inherited or {}), **(metadata or {})}
+    packable = {**(following(cause) if cause is not None else {}), **(metadata or {})}
     for key, value in packable.items():
         _check_entry(key, value)
     text = _encoded(packable)
@@ -93,12 +94,16 @@ def following(event: Event) -> dict[str, str]:
 
 @contextmanager
 def because_of(event: Event) -> Iterator[None]:
-    """Let all commands that are submitted within the block, and in tasks begun there, follow from a stored event."""
-    token = _inherited.set(following(event))
+    """Let all commands that are submitted within the block, and in tasks begun there, follow from a stored event.
+
+    Handlers and subscribers are called within such a block. The event's metadata are decoded only where a command is
+    submitted.
+    """
+    token = _cause.set(event)
     try:
         yield
     finally:
-        _inherited.reset(token)
+        _cause.reset(token)
 
 
 def _check_entry(key: object, value: object) -> None:

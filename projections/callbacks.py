@@ -7,6 +7,7 @@ At least once: a checkpoint moves after the function has returned. Not here: who
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import queue
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from actors.metadata import because_of
 from projections.errors import DeliveryFailed
 from projections.sink import Taken
 from store.codec import EventRegistry
@@ -117,9 +119,11 @@ class CallbackSink:
             self._thread.close()
 
     async def _deliver(self, record: EventRecord) -> None:
-        result = self._call(self._events.decode(record))
-        if result is not None:
-            await result
+        event = self._events.decode(record)
+        with because_of(event):
+            result = self._call(event)
+            if result is not None:
+                await result
 
     def _failure(self, record: EventRecord, error: Exception) -> DeliveryFailed:
         reason = f"{type(error).__name__}: {error}"
@@ -140,7 +144,8 @@ class CallingThread:
 
     def __init__(self, name: str, function: Callback) -> None:
         self._name, self._function = name, function
-        self._calls: queue.SimpleQueue[tuple[Any, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[contextvars.Context, Any, asyncio.Future[None]] | None]
+        self._calls = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def __call__(self, event: Event) -> None:
@@ -149,7 +154,7 @@ class CallingThread:
             self._thread = threading.Thread(target=self._run, name=f"eventray-{self._name}", daemon=True)
             self._thread.start()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._calls.put((event, future))
+        self._calls.put((contextvars.copy_context(), event, future))
         await future
 
     def close(self) -> None:
@@ -158,10 +163,10 @@ class CallingThread:
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            event, future = call
+            context, event, future = call
             error: Exception | None = None
             try:
-                self._function(event)
+                context.run(self._function, event)
             except Exception as raised:  # noqa: BLE001 - it is raised where the call is awaited
                 error = raised
             try:

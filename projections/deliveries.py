@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from actors.metadata import because_of
 from projections.calling import Caller, Stopping
 from projections.errors import CallInterrupted, HandlerStuck, RetryLater, Undeliverable
 from projections.event_methods import by_stored_name
@@ -78,7 +79,7 @@ class Deliveries:
         token = subject.set(partial(described, record))
         try:
             event = self._events.decode(record)
-            with self._around_call(self._handler.name, record):
+            with self._around_call(self._handler.name, record), because_of(event):
                 await self._caller.call(self._methods[record.type].function, self._handler, event)
         except (CallInterrupted, HandlerStuck, Stopping):
             raise

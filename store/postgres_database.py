@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -109,7 +110,9 @@ class PostgresDatabase:
                 raise InvalidValue("store", ascii(self.shown), remedy) from None
             raise
         except ValueError as error:
-            raise InvalidValue("store", ascii(self.shown), f"{REMEDY} ({type(error).__name__})") from None
+            guilty = [f"mend {name}: " for name in parse_qs(urlsplit(self._url).query) if f"`{name}`" in str(error)]
+            remedy = f"{''.join(guilty)}{REMEDY} ({type(error).__name__})"  # its own words may hold the password
+            raise InvalidValue("store", ascii(self.shown), remedy) from None
 
     def engine(self, connect: Connect, size: int = POOL_SIZE, overflow: int = POOL_OVERFLOW) -> AsyncEngine:
         """Return an engine over sessions that `connect` opens; one found closed is replaced before it is lent.

@@ -6,11 +6,15 @@ import json
 import signal
 import sqlite3
 import subprocess
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from actors.replay import Failure
+from cluster import replaying
+from cluster.replaying import StoreReplay
 from store import open_store
 from tests.acceptance.commandline import EVENTRAY, all_events, environment, eventray, in_process
 from tests.logs import Log, created, ordered
@@ -108,6 +112,26 @@ def test_a_sound_store_is_replayed_and_of_a_damaged_one_the_damage_is_told(shop:
     first, last = found.out.splitlines()
     assert "customer-c-7 version 1: decoding: " in first
     assert last.startswith("600 events in 8 shards, 1 findings, ")
+
+
+def test_a_replay_prints_how_fast_it_was_counts_by_type_and_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def replayed(*_: object) -> StoreReplay:
+        failure = Failure("order-o-1", 2, "it is unlucky")
+        return StoreReplay(8, 3_000, 1_000, Counter({"Sent": 1_000, "Made": 2_000}), 2.0, 1, [failure])
+
+    monkeypatch.setattr(replaying, "replay_store", replayed)
+    done = in_process(tmp_path, "replay", *STORE)
+    assert (done.exit_code, done.out.splitlines()) == (
+        1,
+        [
+            "order-o-1 version 2: it is unlucky",
+            "       2,000  Made",
+            "       1,000  Sent",
+            "       3,000  events of 1,000 aggregates, 2.0 s, 1,500 events/s",
+        ],
+    )
 
 
 def test_a_read_model_is_rebuilt_and_what_it_came_to_is_told(shop: Path) -> None:

@@ -177,6 +177,11 @@ async def test_a_url_that_can_not_be_meant(url: str) -> None:
     assert "geheim" not in "".join(traceback.format_exception(refused.value))
 
 
+async def test_an_option_of_a_wrong_value_is_named() -> None:
+    with pytest.raises(InvalidValue, match="mend sslmode: "):
+        await open_store("postgresql://u@h/db?host=h2&sslmode=sometimes")
+
+
 async def test_nobody_listening_is_passing() -> None:
     with pytest.raises(StoreUnavailable) as refused:
         await open_store("postgresql://postgres:geheim@127.0.0.1:1/shop")

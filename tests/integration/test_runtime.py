@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 
@@ -65,6 +66,7 @@ async def test_commands_are_decided_stored_and_projected(store_url: str, setting
         assert row is not None
         assert (row["type"], row["total_orders"], row["total_spent"]) == ("Vip", 1, Decimal("42.00"))
         assert (await runtime.load(Customer, "c-1", version=1)).type == "Regular"
+        assert (await runtime.load(Customer, "c-1", as_of=datetime(2020, 1, 1, tzinfo=UTC))).version == 0
         assert (await ada.load()).type == "Vip"
         again, other = await runtime.submit_many([ADA, ADA.model_copy(update={"customer_id": "c-2"})])
         assert isinstance(again, DomainError)

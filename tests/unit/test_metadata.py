@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from actors import Aggregate, AggregateRegistry, Command
-from actors.customers import CreateCustomer, PromoteToVip
+from actors.customers import CreateCustomer, CustomerCreated, PromoteToVip
 from actors.errors import InvalidCommand
 from actors.metadata import METADATA_SIZE_MAX_BYTES, because_of, following, packed_metadata, packed_moment
 from actors.wire import Receipt
+from projections import Handler
+from projections.callbacks import CallbackSink, wanted_types
+from projections.deliveries import Deliveries
 from store import Event, EventRecord, EventRegistry, InvalidValue, UndecodableEvent, open_store
 from store.metadata import Metadata
 from store.records import micros
@@ -110,6 +113,36 @@ async def test_ids_are_carried_from_event_to_the_commands_that_follow(host: Host
     assert (promoted.asked_by, promoted.traceparent, promoted.extra) == ("ada", TRACE[:-1] + "0", {})
     assert packed_metadata() == ""
     assert following(await stored(host, version=2))["correlation_id"] == "k-1"
+
+
+async def test_what_handlers_and_subscribers_submit_follows_by_itself(host: HostUnderTest) -> None:
+    packed: list[str] = []
+
+    class Plain(Handler):
+        def on_created(self, event: CustomerCreated) -> None:
+            packed.append(packed_metadata())
+
+    class Async(Handler):
+        async def on_created(self, event: CustomerCreated) -> None:
+            packed.append(packed_metadata())
+
+    async def told(event: Event) -> None:
+        packed.append(packed_metadata())
+
+    await host.submit(ADA, "k-1", metadata=packed_metadata({"asked_by": "ada"}))
+    (record,) = await host.log()
+    for handler in (Plain(), Async()):
+        deliveries = Deliveries(handler, REGISTRY.events)
+        assert await deliveries.deliver(record) is None
+        deliveries.close()
+    for function in (told, lambda event: packed.append(packed_metadata())):
+        sink = CallbackSink("bus", function, REGISTRY.events, wanted_types(REGISTRY.events, None))
+        assert not (await sink.take([record])).failed
+        sink.close()
+    created = REGISTRY.events.decode(record)
+    assert [json.loads(text) for text in packed] == [following(created)] * 4
+    assert following(created) == {"correlation_id": "k-1", "causation_id": str(created.id), "asked_by": "ada"}
+    assert packed_metadata() == ""
 
 
 async def test_the_same_command_with_other_metadata_is_the_same_command(host: HostUnderTest) -> None:
