@@ -15,7 +15,7 @@ from cluster.application import Application
 from cluster.testing import InProcessRuntime
 from projections import Handler, Policy
 from store import InvalidValue
-from tests.acceptance.commandline import Done, eventray
+from tests.acceptance.commandline import Done, in_process
 
 calls: list[str] = []
 poison: set[str] = set()
@@ -50,7 +50,7 @@ async def until(condition: Any) -> None:
 
 
 async def typed(shop: Path, *words: str) -> Done:
-    return await asyncio.to_thread(eventray, shop, *words, "--store", "sqlite:///shop.db", "--json")
+    return await asyncio.to_thread(in_process, shop, *words, "--store", "sqlite:///shop.db", "--json")
 
 
 async def parked(shop: Path) -> list[str]:

@@ -38,13 +38,13 @@ async def shop(tmp_path: Path) -> Path:
 
 
 def test_a_store_is_exported_imported_with_other_shards_and_nothing_comes_twice(shop: Path) -> None:
-    exported = eventray(shop, "store", "export", "log.jsonl", *STORE, "--json")
+    exported = in_process(shop, "store", "export", "log.jsonl", *STORE, "--json")
     assert (exported.exit_code, exported.err) == (0, "")
     assert exported.json == {"file": "log.jsonl", "events": 600}
-    first = eventray(shop, "store", "import", "log.jsonl", *COPY, "--shards", "3", "--json")
+    first = in_process(shop, "store", "import", "log.jsonl", *COPY, "--shards", "3", "--json")
     assert (first.exit_code, first.err) == (0, "")
     assert (first.json["events"], first.json["imported"], first.json["shards"]) == (600, 600, 3)
-    again = eventray(shop, "store", "import", "log.jsonl", *COPY, "--json")
+    again = in_process(shop, "store", "import", "log.jsonl", *COPY, "--json")
     assert (again.exit_code, again.json) == (0, {**first.json, "imported": 0})
     assert {row[5]: row[2:] for row in all_events(shop / "copy.db")} == {
         row[5]: row[2:] for row in all_events(shop / "shop.db")
@@ -52,7 +52,7 @@ def test_a_store_is_exported_imported_with_other_shards_and_nothing_comes_twice(
 
 
 def test_an_import_that_was_killed_is_completed_by_the_next(shop: Path) -> None:
-    assert eventray(shop, "store", "export", "log.jsonl", *STORE).exit_code == 0
+    assert in_process(shop, "store", "export", "log.jsonl", *STORE).exit_code == 0
     script = (
         "import os, signal, sys; from store import importing; from cluster.cli import main;"
         "importing.COMMIT_RECORDS_MAX = 50;"
@@ -65,35 +65,35 @@ def test_an_import_that_was_killed_is_completed_by_the_next(shop: Path) -> None:
     )
     assert killed.returncode == -signal.SIGKILL
     assert len(all_events(shop / "copy.db")) == 300
-    done = eventray(shop, "store", "import", "log.jsonl", *COPY, "--json")
+    done = in_process(shop, "store", "import", "log.jsonl", *COPY, "--json")
     assert (done.exit_code, done.json["imported"], done.json["shards"]) == (0, 300, 8)
     assert all_events(shop / "copy.db") == all_events(shop / "shop.db")
 
 
 def test_what_is_refused_makes_the_exit_code_1_and_wrong_usage_2(shop: Path) -> None:
-    assert eventray(shop, "store", "export", "log.jsonl", *STORE).exit_code == 0
+    assert in_process(shop, "store", "export", "log.jsonl", *STORE).exit_code == 0
     lines = (shop / "log.jsonl").read_text().splitlines()
     lines[4] = json.dumps({**json.loads(lines[4]), "version": 7})
     (shop / "log.jsonl").write_text("\n".join(lines) + "\n")
-    broken = eventray(shop, "store", "import", "log.jsonl", *COPY)
+    broken = in_process(shop, "store", "import", "log.jsonl", *COPY)
     assert (broken.exit_code, broken.out) == (1, "")
     assert broken.err.startswith("eventray: Line 5 of the archive, version: ")
-    into_itself = eventray(shop, "store", "import", "log.jsonl", *STORE, "--shards", "5")
+    into_itself = in_process(shop, "store", "import", "log.jsonl", *STORE, "--shards", "5")
     assert into_itself.exit_code == 1
     assert "8 shards" in into_itself.err
-    assert eventray(shop, "store", "import", "missing.jsonl", *COPY).exit_code == 2
-    assert eventray(shop, "store", "export", "x.jsonl", "--store", "sqlite:///none.db").exit_code == 1
+    assert in_process(shop, "store", "import", "missing.jsonl", *COPY).exit_code == 2
+    assert in_process(shop, "store", "export", "x.jsonl", "--store", "sqlite:///none.db").exit_code == 1
     assert not (shop / "x.jsonl").exists()
 
 
 def test_a_backup_is_a_store_and_never_overwrites(shop: Path) -> None:
-    done = eventray(shop, "store", "backup", "copy.db", *STORE, "--json")
+    done = in_process(shop, "store", "backup", "copy.db", *STORE, "--json")
     assert (done.exit_code, done.err) == (0, "")
     assert done.json == {"file": "copy.db", "bytes": (shop / "copy.db").stat().st_size}
     assert all_events(shop / "copy.db") == all_events(shop / "shop.db")
-    again = eventray(shop, "store", "backup", "copy.db", *STORE)
+    again = in_process(shop, "store", "backup", "copy.db", *STORE)
     assert (again.exit_code, "not overwritten" in again.err) == (1, True)
-    server = eventray(shop, "store", "backup", "x.dump", "--store", "postgresql://ada:s3cret@db/shop")
+    server = in_process(shop, "store", "backup", "x.dump", "--store", "postgresql://ada:s3cret@db/shop")
     assert server.exit_code == 1
     assert server.out == "pg_dump --format=custom --file=x.dump --dbname=postgresql://ada@db/shop\n"
 
