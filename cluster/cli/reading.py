@@ -218,7 +218,7 @@ def _occurred_at(record: EventRecord) -> datetime:
 
 
 def _event_table(stream: str, records: list[EventRecord]) -> Table:
-    table = Table(title=stream, title_justify="left")
+    table = Table(title=cell(stream), title_justify="left")
     table.add_column("version", justify="right")
     table.add_column("event")
     table.add_column("occurred at", no_wrap=True)
@@ -249,7 +249,7 @@ def _changes_json(event: EventChanges) -> dict[str, Any]:
 
 
 def _changes_table(stream: str, told: list[EventChanges]) -> Table:
-    table = Table(title=stream, title_justify="left")
+    table = Table(title=cell(stream), title_justify="left")
     table.add_column("version", justify="right")
     table.add_column("event")
     table.add_column("occurred at", no_wrap=True)
@@ -269,7 +269,7 @@ def _change_text(change: FieldChange) -> str:
 
 
 def _field_table(title: str, fields: dict[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=cell(title), title_justify="left", show_header=False)
     for name, value in fields.items():
         table.add_row(name, cell(str(value)))
     return table

@@ -17,10 +17,9 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from cluster.application import application_of
-from cluster.cli.console import print_json
+from cluster.cli.console import cell, print_json
 from cluster.cli.options import Address, App, Json, Store, run
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def _audit_json(audit: AuditState) -> dict[str, Any]:
 
 def as_tables(overview: Overview) -> RenderableType:
     """Return an overview for people."""
-    parts: list[RenderableType] = [_headline(overview)]
+    parts: list[RenderableType] = [cell(_headline(overview))]
     if overview.runtime is not None:
         parts += [_node_table(overview.runtime), _host_table(overview.runtime)]
     parts.append(_subscriber_table(overview))
@@ -167,7 +166,7 @@ def as_tables(overview: Overview) -> RenderableType:
     parts.append(_shard_table(overview))
     if (place := overview.place) is not None:
         where = f"{place.host or 'nobody'}" + (f" on {place.node}" if place.node else "")
-        parts.append(f"{place.stream}: shard {place.shard} at epoch {place.epoch}, served by {where}")
+        parts.append(cell(f"{place.stream}: shard {place.shard} at epoch {place.epoch}, served by {where}"))
     return Group(*parts)
 
 
@@ -195,7 +194,7 @@ def _node_table(runtime: RuntimeStatus) -> Table:
     for node in runtime.nodes:
         hosts = ", ".join(each.title for each in runtime.hosts if each.node == node.node_id)
         state = "draining" if node.draining else "" if node.fit else "no hosts: the store is elsewhere"
-        table.add_row(node.node_id[:8], node.address, hosts, state)
+        _add(table, node.node_id[:8], node.address, hosts, state)
     return table
 
 
@@ -210,14 +209,14 @@ def _host_table(runtime: RuntimeStatus) -> Table:
             counts = (health.commits, health.events, health.fenced)
             waiting = (f"{health.pending_commands:,}", f"{health.oldest_pending_s:.1f}")
             cells = [f"{health.live_aggregates:,}", *waiting, *(f"{count:,}" for count in counts)]
-        table.add_row(each.name or each.title, state, *cells)
+        _add(table, each.name or each.title, state, *cells)
     return table
 
 
 def _subscriber_table(overview: Overview) -> Table:
     table = _table("Subscribers", "name", "state", numbers=("events behind", "shards behind"))
     for each in overview.subscribers:
-        table.add_row(each.name, _subscriber_state(each, overview), _behind(each), str(each.shards_behind))
+        _add(table, each.name, _subscriber_state(each, overview), _behind(each), str(each.shards_behind))
     return table
 
 
@@ -237,7 +236,7 @@ def _handler_table(overview: Overview) -> Table:
     for each in overview.handlers:
         behind = f"{each.behind:,}" if each.begun else "never run"
         counts = (each.parked, each.handled, each.failed, each.skipped, each.stuck)
-        table.add_row(each.name, _handler_state(each, overview), behind, *(f"{count:,}" for count in counts))
+        _add(table, each.name, _handler_state(each, overview), behind, *(f"{count:,}" for count in counts))
     return table
 
 
@@ -259,7 +258,7 @@ def _audit_table(overview: Overview) -> Table:
     for each in overview.audits:
         last = "none yet" if each.last_at is None else f"{datetime.fromtimestamp(each.last_at, UTC):%F %T} UTC"
         counts = (each.audits, each.rows, each.differences)
-        table.add_row(each.projection, last, each.finding or each.failure, *(f"{count:,}" for count in counts))
+        _add(table, each.projection, last, each.finding or each.failure, *(f"{count:,}" for count in counts))
     return table
 
 
@@ -269,12 +268,12 @@ def _managers(overview: Overview) -> list[RenderableType]:
     table = _table("Process managers", "name", numbers=figures)
     for progress, outbox in overview.process_managers:
         sizes = (outbox.waiting, outbox.retried, outbox.acknowledged, outbox.refused, outbox.failed)
-        table.add_row(progress.name, _behind(progress), *(f"{size:,}" for size in sizes))
+        _add(table, progress.name, _behind(progress), *(f"{size:,}" for size in sizes))
     states = [(progress.name, _subscriber_state(progress, overview)) for progress, _ in overview.process_managers]
-    told = [Text(f"{name}: {state}") for name, state in states if state not in ("on", NOT_KNOWN)]
+    told = [cell(f"{name}: {state}") for name, state in states if state not in ("on", NOT_KNOWN)]
     errors = [("retries", outbox.retry_error, progress.name) for progress, outbox in overview.process_managers]
     errors += [("failed at", outbox.last_failure, progress.name) for progress, outbox in overview.process_managers]
-    return [table, *told, *(Text(f"{name} {what} {error}") for what, error, name in errors if error)]
+    return [table, *told, *(cell(f"{name} {what} {error}") for what, error, name in errors if error)]
 
 
 def _behind(progress: SubscriberStatus) -> str:
@@ -289,7 +288,7 @@ def _shard_table(overview: Overview) -> Table:
     for host, shards in sorted(by_host.items()):
         epochs, heads = [shard.epoch for shard in shards], [shard.head for shard in shards]
         numbers = (str(len(shards)), _span(min(epochs), max(epochs)), f"{sum(heads):,}", f"{max(heads):,}")
-        table.add_row(host, _ranges([shard.shard for shard in shards]), *numbers)
+        _add(table, host, _ranges([shard.shard for shard in shards]), *numbers)
     return table
 
 
@@ -311,3 +310,8 @@ def _table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
     for column in numbers:
         table.add_column(column, justify="right")
     return table
+
+
+def _add(table: Table, *texts: str) -> None:
+    """Add a row of texts as they are: what a handler has raised, say, is anything."""
+    table.add_row(*map(cell, texts))

@@ -238,15 +238,18 @@ def test_show_diff_prints_what_each_event_changed(shop: Path) -> None:
 def test_what_users_wrote_is_printed_as_it_is(tmp_path: Path) -> None:
     async def fill() -> None:
         async with InProcessRuntime.open(f"sqlite:///{tmp_path / 'x.db'}") as runtime:
-            await runtime.submit(CreateCustomer(customer_id="c-1", name="[/red]", email="ada@example.com"))
-            await runtime.submit(PromoteToVip(customer_id="c-1", reason="\x1b[31m"))
+            await runtime.submit(CreateCustomer(customer_id="c-[/1]", name="[/red]", email="ada@example.com"))
+            await runtime.submit(PromoteToVip(customer_id="c-[/1]", reason="\x1b[31m"))
 
     asyncio.run(fill())
-    events = in_process(tmp_path, "events", "customer-c-1", *STORE)
+    events = in_process(tmp_path, "events", "customer-c-[/1]", *STORE)
     assert "[/red]" in events.out
     assert "\\x1b[31m" in events.out
     for options in ([], ["--diff"]):
-        assert "[/red]" in in_process(tmp_path, "show", "customer-c-1", *STORE, *options).out
+        assert "[/red]" in in_process(tmp_path, "show", "customer-c-[/1]", *STORE, *options).out
+    row = in_process(tmp_path, "query", "CustomerProjection", "c-[/1]", *STORE).out
+    assert "[/red]" in row
+    assert "c-[/1]" in row
 
 
 def test_query_prints_a_row(shop: Path) -> None:

@@ -35,17 +35,20 @@ def processes_of(directory: Path) -> list[psutil.Process]:
 
 @pytest.mark.timeout(120)
 def test_a_ray_that_up_began_ends_with_the_last_runtime_on_it(home: Path) -> None:
-    def eventray(*arguments: str, address: str) -> Any:
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in environment().items() if not name.startswith("RAY_")}
-        done = subprocess.run(
+        return subprocess.run(
             [*EVENTRAY, *arguments, "--json"],
-            env={**kept, "HOME": str(home), "RAY_TMPDIR": str(home), "RAY_ADDRESS": address},
+            env={**kept, "HOME": str(home), "RAY_TMPDIR": str(home), **variables},
             cwd=home,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+
+    def eventray(*arguments: str, address: str) -> Any:
+        done = run(*arguments, RAY_ADDRESS=address)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -53,6 +56,9 @@ def test_a_ray_that_up_began_ends_with_the_last_runtime_on_it(home: Path) -> Non
     began = eventray("up", "--store", first, address="local")
     assert (began["ray_begun"], began["joined"], began["hosts"]) == (True, False, 1)
     assert stat.S_IMODE((home / ".ray" / "auth_token").stat().st_mode) == 0o600
+    refused = run("up", "--store", second, RAY_ADDRESS=began["address"], RAY_AUTH_MODE="disabled")
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (1, "", 1)
+    assert "it refuses this process's token" in refused.stderr
     joined = eventray("up", "--store", second, address="auto")
     assert (joined["ray_begun"], joined["joined"]) == (False, False)
 

@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.torture.checker import collect
+from tests.torture.checks import Finding, Kind
 from tests.torture.evidence import Evidence, Struck
 from tests.torture.figures import figures, gaps, pauses, vacuous
+from tests.torture.report import report
+from tests.torture.run import POSTGRES, SQLITE, Outcome
 from tests.torture.scene import Scene, shard_of
 from tests.torture.schedule import LASTS_S, ON_POSTGRES, ON_SQLITE, Fault, draw, least
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(20, 1), (60, 1), (360, 3), (600, 5)])
 def test_a_run_of_any_length_has_enough_of_each_kind_of_fault(seconds: float, count: int) -> None:
+    assert set(ON_POSTGRES) == set(Fault)
     for faults in (ON_SQLITE, ON_POSTGRES):
         strikes = draw(7, seconds, faults)
         drawn = Counter(strike.fault for strike in strikes)
@@ -36,6 +40,7 @@ def test_what_lasts_lasts_as_long_as_it_should() -> None:
 
 
 def collected(scene: Scene, directory: Path) -> Evidence:
+    directory.mkdir(exist_ok=True)
     scene.write(directory)
     return collect(directory)
 
@@ -52,6 +57,13 @@ def waiting() -> Scene:
     scene.now_s = 20
     for number in numbers:
         scene.receive("d1", number, duplicate=number == 2)
+    return scene
+
+
+def answered_once() -> Scene:
+    """A command that nobody has repeated."""
+    scene = Scene()
+    scene.done("d1", "create-ada", "CreateCustomer", customer_id="ada", name="ada", email="a@example.com")
     return scene
 
 
@@ -80,3 +92,27 @@ def test_a_run_in_which_too_little_happened_is_vacuous() -> None:
     done = {Fault.HOST_KILLED: 5, Fault.DRIVER_KILLED: 4}
     assert vacuous(done, asked, 600, Counter({"gap reads": 1}), ["gap reads"]) == ["4 of 'driver killed', not 5"]
     assert vacuous(done, asked, 60, Counter(), ["gap reads"]) == ["no gap reads"]
+
+
+def test_a_run_is_good_only_if_nothing_is_wrong_or_left_over_and_what_must_be_seen_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence = collected(waiting(), tmp_path)
+    seen = Counter(["unknown outcomes", "gap reads", "handovers", "fenced appends", "killed zombies"])
+    asked = (Fault.HOST_KILLED,)
+    good = Outcome(evidence, [], [], [], seen, Counter(asked), Counter(), asked)
+    assert report(good, POSTGRES, 60, 1)
+    assert report(good, SQLITE, 60, 1)
+    told = {line[:36].strip() for line in capsys.readouterr().out.splitlines()}
+    assert told >= {*seen, *Kind, "host killed", "commands", "duplicates", "p99", "longest time a shard was not served"}
+    for wrong in (
+        {"findings": [Finding(Kind.LOST, "an order")]},
+        {"left_over": ["process 7"]},
+        {"troubles": ["a driver ended by itself"]},
+        {"faults": Counter[Fault]()},
+        {"evidence": collected(answered_once(), tmp_path / "once")},
+    ):
+        assert not report(good._replace(**wrong), POSTGRES, 60, 1)
+    for kind, needs_not in ((POSTGRES, "killed zombies"), (SQLITE, "fenced appends")):
+        unseen = [name for name in seen if not report(good._replace(seen=seen - Counter([name])), kind, 60, 1)]
+        assert set(unseen) == set(seen) - {needs_not}

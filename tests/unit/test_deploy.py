@@ -14,6 +14,8 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from benchmarks.commands import read_arguments
+from cluster import local_ray
+from cluster.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"
@@ -56,10 +58,19 @@ def test_the_token_is_on_everywhere() -> None:
     assert "ENV RAY_AUTH_MODE=token" in DOCKERFILE
 
 
+def test_every_command_of_the_page_starts_ray_with_the_token() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    starts = re.findall(r"^(?:head|worker)\$ +(.*ray start .*)$", page, re.MULTILINE)
+    assert len(starts) == 2
+    assert all(command.startswith("RAY_AUTH_MODE=token ray start ") for command in starts)
+
+
 def test_nothing_listens_wider_than_ray_must() -> None:
     for path in DEPLOY.iterdir():
         assert "0.0.0.0" not in path.read_text(), path
     assert "--dashboard-host=127.0.0.1" in RAY_UP["head_start_ray_commands"][1]
+    assert "--dashboard-host=127.0.0.1" in local_ray._arguments(1, 2, 3, Settings(include_dashboard=True))
+    assert Settings.model_fields["metrics_address"].default == "127.0.0.1"
 
 
 def test_no_secret_is_written_in_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 
@@ -11,11 +12,11 @@ import pytest
 from actors import Aggregate, Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
 from actors.errors import ApplyFailed, NotOwner, Overloaded, StaleCall
-from actors.hosting import HostLimits
+from actors.hosting import HostHealth, HostLimits
 from actors.recording import EVENT_FRAME_BYTES
 from actors.registry import AggregateRegistry
 from actors.wire import Call, Receipt, pack_call
-from store import Event, EventStore, open_store
+from store import Event, EventrayError, EventStore, open_store
 from store.identity import shard_of, uuid7
 from store.records import ShardAppend
 from tests.hosts import HostUnderTest, held, host_on, until_held
@@ -73,6 +74,49 @@ async def test_a_full_host_says_so_at_once(store: EventStore) -> None:
         assert isinstance(await host.submit(PROMOTE, "k-2"), Overloaded)
         host.store.open_gate.set()
         assert isinstance(await first, Receipt)
+
+
+async def test_the_bytes_that_a_host_holds_are_bounded_too_and_an_empty_one_takes_any_call(store: EventStore) -> None:
+    def write(number: int, size: int) -> asyncio.Task[Receipt | EventrayError]:
+        return asyncio.create_task(host.submit(Write(note_id=f"n-{number}", text="x" * size), f"k-{number}"))
+
+    async with host_on(store, limits=HostLimits(pending_bytes_max=5_000), registry=NOTES) as host:
+        held(host)
+        larger_than_all = write(1, 6_000)
+        await until_held(host)
+        assert isinstance(await write(2, 1), Overloaded)
+        host.store.open_gate.set()
+        assert isinstance(await larger_than_all, Receipt)
+        held(host)
+        first = write(3, 3_000)
+        await until_held(host)
+        assert isinstance(await write(4, 3_000), Overloaded)
+        small = write(5, 1)
+        done, _ = await asyncio.wait([small], timeout=0.05)
+        assert not done
+        host.store.open_gate.set()
+        assert [type(answer) for answer in await asyncio.gather(first, small)] == [Receipt, Receipt]
+        assert isinstance(await write(6, 3_000), Receipt)
+
+
+async def test_it_tells_how_long_its_loop_has_stood_and_its_oldest_command_has_waited(store: EventStore) -> None:
+    def asked_later() -> HostHealth:
+        time.sleep(0.3)
+        return host.core.health()
+
+    async with host_on(store, limits=HostLimits(beat_s=0.01)) as host:
+        held(host)
+        waiting = asyncio.create_task(host.submit(ADA, "k-1"))
+        await until(lambda: host.core.health().oldest_pending_s > 0.1)
+        asking = asyncio.get_running_loop().run_in_executor(None, asked_later)
+        time.sleep(0.4)  # noqa: ASYNC251 - the loop stands
+        told = await asking
+        assert told.loop_age_s > 0.25
+        assert told.oldest_pending_s > 0.35, "also what has been waited since the loop has turned last"
+        host.store.open_gate.set()
+        assert isinstance(await waiting, Receipt)
+        await until(lambda: host.core.health().oldest_pending_s == 0.0)
+        await until(lambda: host.core.health().loop_age_s < 0.2)
 
 
 async def test_passivated_aggregates_come_back_whole(store: EventStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from actors.customers import Customer, CustomerCreated, Order
+from actors.hosting import HostHealth
 from cluster.application import Application
-from cluster.cli.status import as_json, as_tables
-from cluster.overview import Overview, OverviewReader
+from cluster.cli.status import _show, as_json, as_tables
+from cluster.overview import Overview, OverviewReader, ShardStatus
 from cluster.spreading import Node
 from cluster.status import ProcessStatus, RuntimeStatus
 from projections import Handler
@@ -101,6 +104,33 @@ async def test_a_process_manager_that_sends_nothing_says_why(
     assert "LoyaltyProgramme: waiting: it sends no command: no such table" in page
 
 
+async def test_what_is_told_is_shown_as_it_is_whatever_is_in_it(
+    reader: OverviewReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "RuntimeError: no [/answer] from [smtp]"
+    overview = await read(reader, monkeypatch, ProjectionHealth([lag("Greeting", reason)], [ON], [], []))
+    host = ProcessStatus("host-1", "host-1-1-1", "node", "serving", {}, None, "it said [/bye]")
+    assert overview.runtime is not None
+    overview = overview._replace(runtime=overview.runtime._replace(hosts=[host]), unreached="[fe80::1]")
+    for text in (f"stands still: {reason}", "serving: it said [/bye]"):
+        assert text in shown(overview)
+    assert "[fe80::1]" in shown(overview._replace(runtime=None))
+
+
+async def test_of_each_host_what_lives_in_it_and_waits_there_is_told(
+    reader: OverviewReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health = HostHealth({0: 7}, {0: 3}, 1_234, 56, 7.8, 0.1, 9, 10, 11)
+    host = ProcessStatus("host-1", "host-1-1-1", "node", "serving", {0: 7}, health, "")
+    overview = (await read(reader, monkeypatch))._replace(runtime=RUNTIME._replace(hosts=[host]))
+    overview = overview._replace(shards=[ShardStatus(0, "host-1-1-1", 7, 3)])
+    (told,) = as_json(overview)["hosts"]
+    assert (told["shards"], told["live_aggregates"], told["pending_commands"]) == (1, 1_234, 56)
+    assert (told["oldest_pending_s"], told["events"], told["fenced"]) == (7.8, 10, 11)
+    assert "host-1-1-1 serving 1,234 56 7.8 9 10 11" in shown(overview)
+    assert "host-1-1-1 0 1 7 3 3" in shown(overview)
+
+
 async def test_where_nobody_follows_that_is_what_is_said(
     reader: OverviewReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,3 +138,18 @@ async def test_where_nobody_follows_that_is_what_is_said(
     assert page.count("no projection host says that it follows it") == 3
     page = shown(await read(reader, monkeypatch, ProjectionHealth([lag("another@1")], [], [], [])))
     assert page.count("no projection host says that it follows it") == 3
+
+
+async def test_the_table_is_shown_anew_each_time(
+    reader: OverviewReader, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    now = await read(reader, monkeypatch)
+
+    async def overviews() -> AsyncIterator[Overview]:
+        for hosts in (5, 7):
+            yield now._replace(runtime=RUNTIME._replace(hosts_wanted=hosts))
+
+    await _show(overviews(), watch=True, json=False)
+    said = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert 0 < said.index("a runtime of 5 hosts") < said.index("a runtime of 7 hosts")

@@ -7,6 +7,7 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
+from cluster.limits import ClientLimits
 from cluster.settings import Settings, read_settings
 from projections.progress import SubscriberLimits
 from projections.relay import RelayLimits
@@ -37,6 +38,11 @@ def test_detection_and_replacement_fit_into_five_seconds() -> None:
     settings = Settings()
     worst_s = settings.polls_missed_max * settings.poll_interval_s + settings.poll_timeout_s
     assert worst_s <= 3.5
+    assert (settings.polls_missed_max, settings.poll_interval_s) == (3, 1.0)
+
+
+def test_a_command_may_take_30_s_where_nobody_says_otherwise() -> None:
+    assert Settings().client_limits().deadline_s == ClientLimits().deadline_s == 30.0
 
 
 def test_the_environment_is_read_and_arguments_go_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
