@@ -108,11 +108,10 @@ class Submission:
 class OutgoingCall:
     """One call to a host: what it carries, and what of it is still awaited."""
 
-    __slots__ = ("channel", "full", "host", "routes", "size_bytes", "started_s", "submissions", "task")
+    __slots__ = ("full", "host", "routes", "size_bytes", "started_s", "submissions", "task")
 
-    def __init__(self, host: str, channel: int, started_s: float) -> None:
+    def __init__(self, host: str, started_s: float) -> None:
         self.host = host
-        self.channel = channel
         self.started_s = started_s
         self.size_bytes = 0
         self.full = False

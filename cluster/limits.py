@@ -12,9 +12,13 @@ class ClientLimits:
 
     batch_size_max: int = 1_000
     """Commands in one call."""
-    channels: int = 2
-    """Calls that may be under way to one host, each with shards of its own: while one is being stored, the other is
+    calls_max: int = 2
+    """Calls that may be under way to one host, no two of which share a shard: while one is being stored, the other is
     being decided."""
+    large_call: int = 200
+    """Commands of a call that takes long enough for another one to go beside it."""
+    patience_s: float = 0.05
+    """Beside a smaller one another goes once it has been out for so long: something holds it up."""
     batch_bytes_max: int = 512 * 1024
     """Bytes of commands in one call; one command that is larger goes alone."""
     in_flight_max: int = 10_000

@@ -1,8 +1,10 @@
-"""Carrying commands to their hosts: one call per host and channel under way, retries in order, deadlines.
+"""Carrying commands to their hosts: one call to a host, or two beside each other, retries in order, deadlines.
 
 What is submitted while a call is out goes with the next one, so batches grow with the load and no timer waits for them.
-A channel carries a fixed part of the shards under a session of its own. Ray keeps no order between calls, but no two
-calls under way share a shard, and the host decides one while it stores the other. For one event loop, not thread-safe.
+A small call is soon back, and each call has its price, so that another goes beside a large one only, or beside one that
+something holds up. Ray keeps no order between calls, but no two calls under way share a shard, and the host decides one
+while it stores the other; where the later one arrives first, the host refuses the earlier one, whose commands go again.
+For one event loop, not thread-safe.
 Not here: what callers see (`client.py`), the order within a shard (`lanes.py`), reading routes (`routing.py`), how
 bytes reach a host (`transport.py`).
 
@@ -18,11 +20,10 @@ is awaited from another call, or is to be sent again.
 - A call that has no answer while a shard of it has moved (another host or epoch): the commands of THAT shard go back,
   and are sent by the new route. What the old owner commits before the new claim, the new owner finds in the log; what
   it has not committed by then, the fence refuses. So the new owner decides the rest, in order.
-- The other shards of that call stay with it, and its place stays taken: no newer call of the channel goes to that host.
-  For the host may be slow and alive, and a newer call that overtakes the old one would make it a stale copy: the host
-  would refuse it and then decide its commands after those of the newer one. If the host is dead, its other shards move
-  too, and the same rule frees them; failing that, the deadlines do. Once nothing of a call is awaited, it is given up,
-  and its late answer ignored.
+- The other shards of that call stay with it, and no newer call carries any of them: the host may be slow and alive, and
+  would decide the old call's commands after those of the newer one. If the host is dead, its other shards move too, and
+  the same rule frees them; failing that, the deadlines do. Once nothing of a call is awaited, it is given up, and its
+  late answer ignored.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Sender:
         self._number = 0
         self._lanes = Lanes(shards, limits)
         self._table = RouteTable(routes, limits, self._on_routes)
-        self._calls: dict[tuple[str, int], OutgoingCall] = {}
-        """The call under way, by host and channel."""
+        self._calls: dict[str, list[OutgoingCall]] = {}
+        """The calls under way, by host."""
         self._refused: dict[int, Route] = {}
         """By shard whose lane rests: the route that led nowhere. Another one ends the rest."""
         self._dispatching = False
@@ -87,7 +88,7 @@ class Sender:
         """Take charge of a command: its future will be done by its deadline."""
         if self._lanes.add(submission):
             route = self._table.get(submission.shard)
-            if route is None or (route.host, self._channel(submission.shard)) not in self._calls:
+            if route is None or self._takes_another(route.host, self._loop.time()):
                 self._dispatch_soon()
         if submission.deadline_s < self._look_over_s:
             self._look_over_s = submission.deadline_s
@@ -105,8 +106,13 @@ class Sender:
 
     # --- sending ---
 
-    def _channel(self, shard: int) -> int:
-        return shard % self._limits.channels
+    def _takes_another(self, host: str | None, now_s: float) -> bool:
+        """Whether a call may go to the host beside those that are under way to it."""
+        limits, under_way = self._limits, self._calls.get(host or "", ())
+        return len(under_way) < limits.calls_max and all(
+            len(call.submissions) >= limits.large_call or now_s - call.started_s >= limits.patience_s
+            for call in under_way
+        )
 
     def _dispatch_soon(self) -> None:
         if not self._dispatching:
@@ -114,19 +120,19 @@ class Sender:
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Send what may be sent: to each host and channel that has no call under way, one call."""
+        """Send what may be sent: to each host that takes another call, one call."""
         self._dispatching = False
         now_s = self._loop.time()
-        filling: dict[tuple[str, int], OutgoingCall] = {}
+        filling: dict[str, OutgoingCall] = {}
         homeless = False
         for shard in list(self._lanes.ready):
             route = self._table.get(shard)
             if route is None or route.host is None:
                 homeless = True
-            elif (place := (route.host, self._channel(shard))) not in self._calls:
-                call = filling.get(place)
+            elif route.host in filling or self._takes_another(route.host, now_s):
+                call = filling.get(route.host)
                 if call is None:
-                    call = filling[place] = OutgoingCall(*place, now_s)
+                    call = filling[route.host] = OutgoingCall(route.host, now_s)
                 if not call.full:
                     self._lanes.fill(call, route, now_s)
         for call in filling.values():
@@ -144,20 +150,20 @@ class Sender:
         for shard in epochs:
             self._refused.pop(shard, None)
         messages = [submission.message(now_s) for submission in call.submissions]
-        payload = pack_call(Call(f"{self._session}-{call.channel}", self._number, epochs, messages))
-        self._calls[call.host, call.channel] = call
+        payload = pack_call(Call(self._session, self._number, epochs, messages))
+        self._calls.setdefault(call.host, []).append(call)
         call.task = self._loop.create_task(self._transport.call(call.host, payload))
         call.task.add_done_callback(partial(self._returned, call))
-        self._arm(now_s + self._limits.watch_after_s)
+        self._arm(now_s + min(self._limits.patience_s, self._limits.watch_after_s))
 
     # --- answers ---
 
     def _returned(self, call: OutgoingCall, task: asyncio.Task[bytes]) -> None:
         """Take in what came of a call, unless it was given up before."""
         error = HostGone(call.host, "the call was cancelled") if task.cancelled() else task.exception()
-        if self._calls.get((call.host, call.channel)) is not call:
+        if call not in self._calls.get(call.host, ()):
             return
-        del self._calls[call.host, call.channel]
+        self._back(call)
         if error is None:
             try:
                 answers = unpack_answers(task.result())
@@ -204,6 +210,16 @@ class Sender:
         for submission, answer in final:
             _hand_out(submission, answer)
 
+    def _back(self, call: OutgoingCall) -> None:
+        """Count this call no more among those that are under way."""
+        under_way = self._calls[call.host]
+        under_way.remove(call)
+        if not under_way:
+            del self._calls[call.host]
+
+    def _under_way(self) -> list[OutgoingCall]:
+        return [call for calls in self._calls.values() for call in calls]
+
     def _put_back(self, returning: dict[int, list[Submission]], hints_s: dict[int, float]) -> None:
         """Put commands back to the front of their lanes, and let these rest."""
         now_s = self._loop.time()
@@ -222,7 +238,7 @@ class Sender:
         for shard in [shard for shard, route in self._refused.items() if self._table.get(shard) not in (None, route)]:
             del self._refused[shard]
             self._lanes.end_rest(shard)
-        for call in list(self._calls.values()):
+        for call in self._under_way():
             if now_s - call.started_s >= self._limits.watch_after_s:
                 self._take_back_moved(call)
         self._dispatch_soon()
@@ -245,14 +261,14 @@ class Sender:
         self._lanes.departed(call.awaited())
         for shard in call.routes:
             self._lanes.free(shard)
-        del self._calls[call.host, call.channel]
+        self._back(call)
         if call.task is not None:
             call.task.cancel()
         self._dispatch_soon()
 
     def _watch(self, now_s: float) -> float:
         """Read the routes while a call is out for long; return when to look again."""
-        oldest_s = min((call.started_s for call in self._calls.values()), default=math.inf)
+        oldest_s = min((call.started_s for call in self._under_way()), default=math.inf)
         due_s = max(oldest_s, self._table.read_s) + self._limits.watch_after_s
         if due_s > now_s:
             return due_s
@@ -293,12 +309,12 @@ class Sender:
 
     def _all(self) -> list[Submission]:
         """All commands that are held, in no order."""
-        return [*self._lanes.waiting(), *(s for call in self._calls.values() for s in call.awaited())]
+        return [*self._lanes.waiting(), *(s for call in self._under_way() for s in call.awaited())]
 
     def _forget_done(self) -> None:
         """Drop what nobody waits for any more, and the calls that hold nothing else."""
         self._lanes.drop_done()
-        for call in list(self._calls.values()):
+        for call in self._under_way():
             if all(submission.future.done() for submission in call.awaited()):
                 self._give_up(call)
         self._on_departed()

@@ -23,8 +23,8 @@ SHARDS = 4
 
 
 def client_of(cluster: FakeCluster, **limits: Any) -> CommandClient:
-    """A client with one channel, unless a test is about more."""
-    return CommandClient(cluster, cluster, SHARDS, ClientLimits(**({"channels": 1} | limits)))
+    """A client with one call at a time to a host, unless a test is about more."""
+    return CommandClient(cluster, cluster, SHARDS, ClientLimits(**({"calls_max": 1} | limits)))
 
 
 def submit(client: CommandClient, count: int, **options: Any) -> list[asyncio.Future[Receipt]]:
@@ -61,20 +61,63 @@ class TestCalls:
         assert len(cluster.calls) <= 4
         assert cluster.under_way_most == 1
 
-    def test_two_channels_have_a_call_each_under_way_and_no_shard_in_common(self) -> None:
+    def test_beside_a_large_call_another_goes_with_other_shards(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
 
         async def work() -> None:
-            client = client_of(cluster, channels=2)
-            await asyncio.gather(*submit(client, 200))
+            client = client_of(cluster, calls_max=2, large_call=20)
+            first = [client.submit(keys[0], "Note", "x") for _ in range(20)]
+            await asyncio.sleep(0.002)
+            others = [client.submit(keys[shard], "Note", "y") for shard in (0, 1, 2)]
+            await asyncio.gather(*first, *others)
 
         run(work())
         assert cluster.under_way_most == 2
-        shards_of: dict[str, set[int]] = {}
-        for _, call in cluster.calls:
-            shards_of.setdefault(call.session, set()).update(command.shard for command in call.commands)
-        first, second = shards_of.values()
-        assert first.isdisjoint(second)
+        assert [{command.shard for command in call.commands} for _, call in cluster.calls] == [{0}, {1, 2}, {0}]
+
+    def test_beside_a_small_call_another_goes_only_once_something_holds_that_up(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], call_s=0.2)
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+
+        async def work() -> float:
+            client = client_of(cluster, calls_max=2, patience_s=0.05)
+            first = client.submit(keys[0], "Note", "x")
+            await asyncio.sleep(0.01)
+            second = client.submit(keys[1], "Note", "y")
+            await asyncio.sleep(0.03)
+            assert len(cluster.calls) == 1
+            await asyncio.sleep(0.02)
+            assert len(cluster.calls) == 2
+            await asyncio.gather(first, second)
+            return now_s()
+
+        run(work())
+
+    def test_the_later_of_two_calls_may_arrive_first(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+        at_once, sent = cluster.call, 0
+
+        async def call(host: str, payload: bytes) -> bytes:
+            nonlocal sent
+            sent += 1
+            await asyncio.sleep(0.02 if sent == 2 else 0.001)
+            return await at_once(host, payload)
+
+        cluster.call = call  # type: ignore[method-assign]
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=2, large_call=1)
+            await client.submit(keys[2], "Note", "0")
+            notes = [client.submit(keys[0], "Note", "1"), client.submit(keys[0], "Note", "2")]
+            await asyncio.sleep(0.001)
+            notes += [client.submit(keys[1], "Note", "3"), client.submit(keys[0], "Note", "4")]
+            receipts = await asyncio.gather(*notes)
+            assert not any(receipt.duplicate for receipt in receipts)
+
+        run(work())
+        assert [command.data for command in cluster.decided] == ["0", "3", "1", "2", "4"]
 
     def test_what_is_submitted_while_a_call_is_out_goes_with_the_next_one(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
@@ -247,7 +290,7 @@ class TestMovedShards:
         keys = {shard_of(f"key-{index}", 2): f"key-{index}" for index in range(9)}
 
         async def work() -> None:
-            client = CommandClient(cluster, cluster, 2, ClientLimits(channels=1))
+            client = CommandClient(cluster, cluster, 2, ClientLimits(calls_max=1))
             moved, staying = client.submit(keys[0], "Note", "1"), client.submit(keys[1], "Note", "2")
             await asyncio.sleep(0.1)
             later = client.submit(keys[1], "Note", "3")
