@@ -18,7 +18,7 @@ from typing import Any
 
 from actors import Command
 from benchmarks.latencies import Latencies
-from benchmarks.load import Load, submit_all, submit_paced, workload
+from benchmarks.load import Load, spare_collector, submit_all, submit_paced, workload
 from benchmarks.lone import measure_lone
 from benchmarks.places import Place, place
 from benchmarks.reporting import print_report, spread, spreads
@@ -43,6 +43,7 @@ async def measure_once(
     url, commands = await found.new_url(f"latency_{number}"), workload(CUSTOMERS, COMMANDS_PER_CUSTOMER)
     async with Runtime.open(url) as runtime:
         await until_all_serve(runtime.status)
+        spare_collector()
         lone = await measure_lone(runtime, found, f"latency_{number}")
         await submit_all(runtime, itertools.islice(commands, arguments.warm_up), IN_FLIGHT[-1])
         rows = [await _at(runtime, commands, in_flight, arguments) for in_flight in arguments.in_flight]

@@ -6,6 +6,7 @@ Not here: what is made of the figures.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import random
 import time
@@ -80,6 +81,16 @@ def workload(customers: int, commands_per_customer: float, prefix: str = "", see
         else:
             amount = Decimal(chance.randrange(10_000)) / 100
             yield CreateOrder(order_id=f"{prefix}o-{number}", customer_id=customer_id, total_amount=amount)
+
+
+def spare_collector() -> None:
+    """Let Python's collector pass by what is there by now: all that Ray and its imports have made.
+
+    Going through all of it takes a driver 80 ms and more, every few seconds under load. A driver that counts
+    milliseconds does this once its runtime is open (docs/performance.md).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def submit_all(runtime: Submits, commands: Iterator[Command], in_flight: int) -> Load:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.latencies import Latencies
-from benchmarks.load import submit_paced, workload
+from benchmarks.load import spare_collector, submit_paced, workload
 from benchmarks.places import Place, place
 from benchmarks.reporting import print_report, spread
 from benchmarks.watching import Watched, watch
@@ -61,6 +61,7 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
     """Load a new runtime; return the figures."""
     commands = workload(CUSTOMERS, COMMANDS_PER_CUSTOMER)
     async with Runtime.open(url) as runtime:
+        spare_collector()
         await submit_paced(runtime, commands, rate, WARM_UP_S)
         subscriber = await _subscriber(url)
         mine, theirs = multiprocessing.Pipe()

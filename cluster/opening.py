@@ -19,6 +19,7 @@ from cluster.settings import Settings, read_settings
 from cluster.subscriptions import Subscriptions
 from cluster.transport import Transport
 from projections.read_models import ReadModels
+from store.importing import check_imported
 from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
@@ -108,6 +109,7 @@ async def open_base(
     ending.push_async_callback(read_models.close)
     store = await open_store(url, shards)
     ending.push_async_callback(store.close)
+    await check_imported(store)
     if hosts is not None:
         check_hosts(hosts, store.shards)
     settings = settings.with_projection_hosts(projection_hosts, parsed_url(url).scheme, store.shards)

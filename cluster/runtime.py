@@ -90,7 +90,8 @@ class Runtime(Operations):
 
         Waits for a runtime on this store whose process was killed on this machine, till that has ended too. Raises
         StoreHeld where another runtime elsewhere holds the store, NotAStore, StoreUnavailable, ShardCountMismatch,
-        InvalidValue, NoSuchApplication, ApplicationNotThere, OtherApplication, RayUnavailable, RuntimeNotStarted.
+        UnfinishedImport, InvalidValue, NoSuchApplication, ApplicationNotThere, OtherApplication, RayUnavailable,
+        RuntimeNotStarted.
         """
         return Opening(partial(cls._open, url, hosts, app, address, shards, settings, projection_hosts, detached))
 

@@ -140,6 +140,16 @@ class OtherContent(EventrayError):
         super().__init__(reason)
 
 
+class UnfinishedImport(EventrayError):
+    """An import of {0} events was interrupted: run `eventray store import` with its file again, to the end.
+
+    Handlers would take what it has brought for new events.
+    """
+
+    def __init__(self, events: int) -> None:
+        super().__init__(events)
+
+
 class DamagedLog(EventrayError):
     """The log of shard {0} breaks off at position {1}, before its head {2}: see what `eventray audit store` finds."""
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.archive import MAGIC, Header, Progress, last_line_start, read_event, read_header
-from store.errors import BrokenArchive, InvalidValue, OtherContent, StoreRejected
+from store.errors import BrokenArchive, InvalidValue, OtherContent, StoreRejected, UnfinishedImport
 from store.identity import shard_of
 from store.paging import PAGE_BYTES
 from store.ports import EventStore
-from store.records import IMPORTED, Checkpoint, EventRecord
+from store.records import IMPORTED, IMPORTING, Checkpoint, EventRecord
 from store.streams import StreamChecker
 from store.writing import OfflineWriter
 
@@ -46,6 +46,13 @@ async def import_log(path: Path, store: EventStore, progress: Progress) -> int:
     await asyncio.to_thread(_check_whole, path, header)
     async with OfflineWriter(store, "eventray store import") as writer:
         return await _Import(header, writer).run(path, progress)
+
+
+async def check_imported(store: EventStore) -> None:
+    """Raise UnfinishedImport where an import into this store has begun and not come to its end; StoreUnavailable."""
+    begun = await store.checkpoints(IMPORTING)
+    if begun and not await store.checkpoints(IMPORTED):
+        raise UnfinishedImport(begun[0].position)
 
 
 class _Import:
@@ -82,11 +89,12 @@ class _Import:
         return done - stored
 
     async def _ends(self) -> dict[int, Checkpoint]:
-        """Return the last event of each shard that has any."""
-        last = [
-            (shard, await self._store.read_shard(shard, head - 1, 1)) for shard, head in self._heads.items() if head
-        ]
-        return {shard: Checkpoint(records[0].position, records[0].event_id) for shard, records in last}
+        """Return where each shard ends."""
+        ends = dict.fromkeys(self._heads, Checkpoint(0, None))
+        for shard, head in self._heads.items():
+            for record in await self._store.read_shard(shard, head - 1, 1) if head else ():
+                ends[shard] = Checkpoint(record.position, record.event_id)
+        return ends
 
     async def _placed(self, line: int, record: EventRecord) -> EventRecord:
         """Return the record as it is stored here, having checked that it goes on from the lines before."""
@@ -120,6 +128,7 @@ class _Import:
     async def _append(self, records: Sequence[EventRecord], first_line: int) -> None:
         if not records:
             return
+        await self._store.keep_checkpoints(IMPORTING, {0: Checkpoint(self._header.events, None)})
         try:
             await self._writer.append(_by_shard(records))
         except StoreRejected as error:

@@ -111,6 +111,8 @@ class Checkpoint(NamedTuple):
 IMPORTED = "eventray:imported"
 """The name under which a store's checkpoints say up to where its events were brought by an import: no handler begins
 before that, since the store that they came from has seen to their side effects."""
+IMPORTING = "eventray:importing"
+"""The name under which shard 0 has, instead of a position, how many events an import was to bring when it began."""
 
 
 class Advance(NamedTuple):

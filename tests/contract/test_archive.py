@@ -25,10 +25,10 @@ from store import (
     open_store,
     paging,
 )
-from store.errors import BrokenArchive, DamagedLog, OtherContent
+from store.errors import BrokenArchive, DamagedLog, OtherContent, UnfinishedImport
 from store.exporting import export_log
 from store.identity import shard_of
-from store.importing import import_log
+from store.importing import check_imported, import_log
 from store.records import Checkpoint
 from store.writing import OfflineWriter
 from tests.contract.rows import SHARDS, row
@@ -240,8 +240,11 @@ async def test_an_interrupted_import_is_completed_and_nothing_comes_twice(
         await import_log(path, target, stop)
     there = sum((await target.heads()).values())
     assert 60 <= there < 120
+    with pytest.raises(UnfinishedImport, match="120 events"):
+        await check_imported(target)
     monkeypatch.setattr(importing, "COMMIT_RECORDS_MAX", 11)
     assert await import_log(path, target, quiet) == 120 - there
+    await check_imported(target)
     assert by_key(await log_of(target)) == by_key(await log_of(filled))
     assert await import_log(path, target, quiet) == 0
     assert sum((await target.heads()).values()) == 120
@@ -257,6 +260,7 @@ async def test_a_store_that_holds_something_else_is_refused(
     with pytest.raises(OtherContent):
         await import_log(path, target, quiet)
     assert await log_of(target) == before
+    await check_imported(target)
 
 
 async def test_a_store_that_has_gone_on_since_is_refused(

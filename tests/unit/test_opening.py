@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.testing import InProcessRuntime
 from store import InvalidValue, NotAStore, OtherSchema, ShardCountMismatch, StoreUnavailable, open_store
+from store.errors import UnfinishedImport
+from store.records import IMPORTED, IMPORTING, Checkpoint
 
 NOBODY = 65_534
 
@@ -237,3 +240,15 @@ async def test_a_memory_store_lasts_until_its_last_opener_closes_it() -> None:
     await third.close()
     with pytest.raises(NotAStore):
         await open_store("memory://shared", create=False)
+
+
+async def test_no_runtime_opens_a_store_whose_import_was_interrupted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    store = await open_store(url, shards=4)
+    await store.keep_checkpoints(IMPORTING, {0: Checkpoint(120, None)})
+    with pytest.raises(UnfinishedImport, match="120 events"):
+        await InProcessRuntime.open(url)
+    await store.keep_checkpoints(IMPORTED, {0: Checkpoint(0, None)})
+    await store.close()
+    async with InProcessRuntime.open(url):
+        pass
