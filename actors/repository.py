@@ -173,7 +173,11 @@ async def pages(
 def check_moment(
     aggregate_class: type[Aggregate], aggregate_id: str, version: int | None, as_of: datetime | None
 ) -> None:
-    """Raise InvalidValue unless this can be an id, and at most one of the two says until when."""
+    """Raise InvalidValue unless this is an aggregate and can be its id, and at most one of the two says until when."""
+    if not (isinstance(aggregate_class, type) and issubclass(aggregate_class, Aggregate)):
+        raise InvalidValue("aggregate_class", shown(aggregate_class), "give a class that is an Aggregate")
+    if as_of is not None and not isinstance(as_of, datetime):
+        raise InvalidValue("as_of", shown(as_of), "give a datetime with a time zone, for example datetime.now(UTC)")
     if version is not None and as_of is not None:
         raise InvalidValue("as_of", as_of.isoformat(), "give a version or a time, not both")
     if version is not None and (type(version) is not int or version < 0):

@@ -51,6 +51,16 @@ class Load:
         """How many commands were accepted."""
         return self.latencies.counts.total()
 
+    async def submit(self, runtime: Submits, command: Command, since_s: float) -> None:
+        """Submit a command and see what becomes of it, how long after `since_s` on the clock of `perf_counter`."""
+        try:
+            receipt = await runtime.submit(command)
+        except EventrayError as error:
+            self.failures[type(error).__name__] += 1
+            return
+        self.latencies.add(time.perf_counter() - since_s)
+        self.note(receipt)
+
     def note(self, receipt: Receipt) -> None:
         """Keep a receipt if it is the last one of its shard."""
         last = self.last_receipts.get(receipt.shard)
@@ -99,14 +109,7 @@ async def submit_all(runtime: Submits, commands: Iterator[Command], in_flight: i
 
     async def submit_some() -> None:
         for command in commands:
-            started = time.perf_counter()
-            try:
-                receipt = await runtime.submit(command)
-            except EventrayError as error:
-                load.failures[type(error).__name__] += 1
-                continue
-            load.latencies.add(time.perf_counter() - started)
-            load.note(receipt)
+            await load.submit(runtime, command, time.perf_counter())
 
     started = time.perf_counter()
     await asyncio.gather(*(submit_some() for _ in range(in_flight)))
@@ -121,19 +124,10 @@ async def submit_paced(runtime: Submits, commands: Iterator[Command], rate: floa
     """
     load, tasks = Load(), set[asyncio.Task[None]]()
 
-    async def submit(command: Command, due_s: float) -> None:
-        try:
-            receipt = await runtime.submit(command)
-        except EventrayError as error:
-            load.failures[type(error).__name__] += 1
-            return
-        load.latencies.add(time.perf_counter() - due_s)
-        load.note(receipt)
-
     started_s, sent = time.perf_counter(), 0
     while (now_s := time.perf_counter() - started_s) < seconds:
         for _ in range(int(now_s * rate) - sent):
-            task = asyncio.create_task(submit(next(commands), started_s + (sent + 1) / rate))
+            task = asyncio.create_task(load.submit(runtime, next(commands), started_s + (sent + 1) / rate))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             sent += 1

@@ -109,6 +109,9 @@ class OfflineWriter:
         """
         checked_stream(stream)
         _check_version("expected_version", expected_version, "give 0 for a new stream, else its version")
+        for event in events:
+            if not isinstance(event, Event):
+                raise InvalidValue("events", shown(event), "give objects of classes that are an Event")
         data = [self._events.encode(event) for event in events]
         async with self._lock:
             key = await self._checked_key(stream, expected_version, partition_key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -107,12 +108,13 @@ async def test_a_stream_keeps_its_partition_key(store: EventStore) -> None:
         ("\ud800-1", Noted(text="x"), "k", 0, InvalidValue),
         ("n" * 201 + "-1", Noted(text="x"), "k", 0, InvalidValue),
         ("note-1", Noted(text="x"), "k", -1, InvalidValue),
+        ("note-1", "Noted", "k", 0, InvalidValue),
         ("note-1", Noted(text="x"), "k", 2**63, InvalidValue),
         ("note-1", Noted(text="x" * 2**20), "k", 0, InvalidValue),
     ],
 )
 async def test_bad_input_is_refused_before_anything_is_written(
-    store: EventStore, stream: str, event: Event, key: str, version: int, error: type[Exception]
+    store: EventStore, stream: str, event: Any, key: str, version: int, error: type[Exception]
 ) -> None:
     async with writer_on(store) as writer:
         with pytest.raises(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -164,11 +165,19 @@ async def test_an_aggregate_as_it_was_at_a_time_of_writing(history: EventStore, 
         (-1, None, "version"),
         (None, datetime(2026, 1, 1), "as_of"),
         (1, datetime(2026, 1, 1, tzinfo=UTC), "as_of"),
+        (None, "2026-01-01", "as_of"),
+        ("1", None, "version"),
     ],
 )
 async def test_times_and_versions_that_can_not_be_meant_are_refused(
-    history: ports.EventReader, version: int | None, as_of: datetime | None, field: str
+    history: ports.EventReader, version: Any, as_of: Any, field: str
 ) -> None:
     with pytest.raises(InvalidValue) as caught:
         await load_aggregate(history, REGISTRY.events, Customer, "c-1", version, as_of)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("what", [str, "Customer", None])
+async def test_only_aggregates_are_loaded(history: ports.EventReader, what: Any) -> None:
+    with pytest.raises(InvalidValue, match="aggregate_class"):
+        await load_aggregate(history, REGISTRY.events, what, "c-1")
