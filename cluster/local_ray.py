@@ -45,6 +45,8 @@ def find_or_begin(address: str | None, settings: Settings) -> tuple[str, Writer 
 
     Blocks for some seconds. Its token is in ~/.ray/auth_token, drawn where there is none. Raises RayUnavailable.
     """
+    if (known := known_address(address)) is not None:
+        return known, None
     with _alone():
         if (known := known_address(address)) is not None:
             return known, None
@@ -142,7 +144,12 @@ def _wait_until_it_runs(address: str, process: subprocess.Popen[bytes], said: Pa
 @contextmanager
 def _alone() -> Iterator[None]:
     """Let one process of this user at a time look for a Ray and begin one."""
-    TOKEN.parent.mkdir(exist_ok=True)
-    with TOKEN.with_name("eventray.lock").open("w") as lock:
+    try:
+        TOKEN.parent.mkdir(exist_ok=True)
+        lock = TOKEN.with_name("eventray.lock").open("w")
+    except OSError as error:
+        reason = f"its token can't be kept in {TOKEN.parent} ({error.strerror}): have HOME name a directory to write to"
+        raise RayUnavailable(NEW, reason) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
+from cluster import Settings, local_ray
 from cluster.ray_edge import NoCoordinator, RayTransport, ask
+from cluster.ray_probe import RayUnavailable
 from cluster.transport import HostGone
 from store.errors import StoreHeld
 from tests.virtual_time import run
@@ -80,3 +83,17 @@ def test_one_that_died_for_good_is_told_at_once_and_one_that_stays_away_in_time(
     with pytest.raises(NoCoordinator):
         run(ask(coordinator := Actor(*[unavailable()] * 1000), 10, "status"))
     assert 40 < coordinator.calls < 60
+
+
+class TestWhereNoTokenCanBeKept:
+    @pytest.fixture(autouse=True)
+    def _no_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setattr(local_ray, "TOKEN", tmp_path / "file" / ".ray" / "auth_token")
+
+    def test_a_ray_that_is_named_is_joined(self) -> None:
+        assert local_ray.find_or_begin("10.0.0.1:6379", Settings()) == ("10.0.0.1:6379", None)
+
+    def test_none_is_begun_and_the_directory_is_named(self) -> None:
+        with pytest.raises(RayUnavailable, match=r"file/\.ray \(Not a directory\): have HOME name"):
+            local_ray.find_or_begin("local", Settings())
