@@ -49,7 +49,7 @@ format: $(DEV) ## format the code and sort its imports
 bench: $(DEV) ## run all benchmarks beside the peers; write benchmarks/results, its plots, and README's table (15 minutes)
 	@$(VENV)/bin/python -m benchmarks
 
-check-speed: $(DEV) ## run benchmarks briefly, compare ratios to peers and drivers with benchmarks/floors.toml (4 minutes)
+check-speed: $(DEV) ## run benchmarks briefly, compare ratios to peers and drivers with benchmarks/floors.toml (2 minutes)
 	@$(VENV)/bin/python -m benchmarks.check
 
 clean: ## remove .venv, caches and the demo's store
