@@ -2,9 +2,10 @@
 
 It covers the shape of the state; the bytecode of the event methods and of the functions and classes that they use, in
 whichever module of the application, with constants, module tables, objects and the attributes' defaults; the event
-types with their stored names, schema versions, fields and upcasters. The application is the aggregate's own top-level
-package and all that is not installed in site-packages. So comments, line numbers and command methods don't change it; a
-newer Python does, which costs no more than the snapshots.
+types with their stored names, schema versions, fields and upcasters. What a function imports when it is called is
+imported here, if it wasn't yet. The application is the aggregate's own top-level package and all that is not installed
+in site-packages. So comments, line numbers and command methods don't change it; a newer Python does, which costs no
+more than the snapshots.
 
 What it can't see: a library's behaviour, what is called by a name that is put together at run time, what folding reads
 from files or the environment (it is to be pure). Not here: snapshots (`snapshots.py`).
@@ -12,13 +13,15 @@ from files or the environment (it is to be pure). Not here: snapshots (`snapshot
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
+import importlib.util
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -183,6 +186,33 @@ class _Walk:
                 for kind in self._class.__mro__:  # those of the bases too: `super()` may call them
                     if name in vars(kind):
                         self.enter(vars(kind)[name])
+        for level, module_name, wanted in _imports(function.__code__):
+            self._import(_absolute(level, module_name, function), wanted, names)
+
+    def _import(self, module_name: str, wanted: Sequence[str], names: Iterable[str]) -> None:
+        """Enter what a function imports from a module; without `wanted`, what its names say of the outermost one."""
+        module = self._module(module_name)
+        if not wanted:
+            self._global(self._module(module_name.partition(".")[0]), names)
+        for name in wanted:
+            is_there = module is not None and hasattr(module, name)
+            self._global(getattr(module, name) if is_there else self._module(f"{module_name}.{name}"), names)
+
+    def _module(self, name: str) -> types.ModuleType | None:
+        """Return a module by its name, of the application also where nobody has imported it yet; None for any other."""
+        if name not in sys.modules and self._may_be_own(name.partition(".")[0]):
+            try:
+                importlib.import_module(name)
+            except ImportError:  # folding may do without it
+                return None
+        return sys.modules.get(name)
+
+    def _may_be_own(self, top: str) -> bool:
+        """Tell whether modules of a top-level package may be the application's, without importing anything."""
+        if top == self._package or top in NOT_THE_APPLICATION or top in sys.modules:
+            return top == self._package or self._is_own(top)
+        spec = importlib.util.find_spec(top)
+        return spec is not None and spec.origin is not None and not INSTALLED & {*Path(spec.origin).parts}
 
     def _global(self, found: Any, names: Iterable[str], within: tuple[types.ModuleType, ...] = ()) -> None:
         """Enter a global; of a module what the names say, in the modules `within` which it was found too."""
@@ -200,6 +230,24 @@ class _Walk:
                 self._code(constant, None)
             elif constant is not document or document is None:
                 self.note(_words(constant))
+
+
+def _imports(code: types.CodeType) -> Iterable[tuple[int, str, Sequence[str]]]:
+    """Yield what a function, with those within it, imports: how many dots, the module, and the names from it."""
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    for place, step in enumerate(steps):
+        if step.opname == "IMPORT_NAME":
+            yield steps[place - 2].argval, step.argval, steps[place - 1].argval or ()
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _imports(constant)
+
+
+def _absolute(level: int, module_name: str, function: types.FunctionType) -> str:
+    if not level:
+        return module_name
+    package = function.__globals__.get("__package__") or function.__module__.rpartition(".")[0]
+    return importlib.util.resolve_name("." * level + module_name, package)
 
 
 def _names(code: types.CodeType) -> Iterable[str]:

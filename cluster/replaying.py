@@ -1,5 +1,8 @@
 """Replay and audit of a whole store: its shards in parallel, as Ray tasks, and what they found put together.
 
+The one pass of an audit over all snapshots is made here, after the shards: they are far fewer than events, and to look
+at one takes far less than to fold it.
+
 Not here: what is done with one shard (`actors/replay.py`, `store/audit.py`,
 `actors/snapshot_audit.py`).
 """
@@ -25,7 +28,7 @@ from cluster import ray_session
 from cluster.application import Application
 from cluster.ray_edge import own_error, reason_of
 from cluster.settings import read_settings
-from store.audit import Finding, ShardAudit, audit_shard
+from store.audit import Finding, ShardAudit, audit_shard, unsupported_snapshots
 from store.errors import EventrayError, StoreUnavailable
 from store.logs import configure_logs
 from store.opening import open_store
@@ -104,6 +107,12 @@ class StoreAudit:
         self.found += shard.found
         self.findings += shard.findings[: SHOWN_MAX - len(self.findings)]
 
+    def add_finding(self, finding: Finding) -> None:
+        """Add one that no shard's log shows."""
+        self.found += 1
+        if len(self.findings) < SHOWN_MAX:
+            self.findings.append(finding)
+
 
 async def replay_store(url: str, application: Application, watcher: Watcher) -> StoreReplay:
     """Fold every aggregate of a store with the application's code. Changes nothing; nobody need hold the store.
@@ -127,9 +136,27 @@ async def audit_store(url: str, application: Application, watcher: Watcher) -> S
     async for result in over_shards(_audit, url, application, watcher, "Auditing"):
         total.add(result.shard)
         total.seconds = result.seconds
-    total.findings.sort(key=lambda finding: (finding.shard, finding.position or 0))
+    total.seconds += await _add_unsupported(url, total, watcher.phase("Looking at the snapshots", None))
+    total.findings.sort(key=_place)
     await keep_result(url, "store", total.events, total.found)
     return total
+
+
+async def _add_unsupported(url: str, total: StoreAudit, done: Callable[[int], None]) -> float:
+    """Add the findings of the pass over the snapshots; return how many seconds it took."""
+    store = await open_store(shared_url(url), create=False)
+    try:
+        began_s = time.perf_counter()
+        async for finding in unsupported_snapshots(store, done):
+            total.add_finding(finding)
+        return time.perf_counter() - began_s
+    finally:
+        await store.close()
+
+
+def _place(finding: Finding) -> tuple[int, int, str]:
+    """Return where a finding comes in a list; those of no shard come first."""
+    return (-1 if finding.shard is None else finding.shard, finding.position or 0, finding.stream or "")
 
 
 async def keep_result(url: str, audit: str, events: int, found: int) -> None:

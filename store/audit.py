@@ -1,14 +1,16 @@
 """Auditing a store: is what it holds what its writers promised? One shard at a time, in one pass over its log.
 
-Memory is bounded: the log is read in pages, streams are checked by `streams.py`, and only the first findings are kept.
+Then one pass over the snapshots, for those that no event supports: the log does not lead to them.
+
+Memory is bounded: all is read in pages, streams are checked by `streams.py`, and only the first findings are kept.
 A runtime may go on writing meanwhile. It needs no claim, and changes nothing. Not here: whether the state folded from
-the events makes sense (`actors/replay.py` folds it).
+the events makes sense (`actors/replay.py` folds it), and is what snapshots hold (`actors/snapshot_audit.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from store.identity import shard_of
 from store.metadata import Metadata
 from store.paging import collecting_rarely, read_log
 from store.ports import EventReader
-from store.records import EventRecord
+from store.records import EventRecord, SnapshotPlace
 from store.streams import StreamChecker
 
 FINDINGS_MAX = 1_000
@@ -36,18 +38,19 @@ class Finding(NamedTuple):
     check: str
     """What was checked: position, head, version, shard, partition_key, decoding, metadata or snapshot."""
     problem: str
-    shard: int
+    shard: int | None
+    """None: in none, since there are no events."""
     position: int | None = None
     stream: str | None = None
     version: int | None = None
 
     def __str__(self) -> str:
-        place = f"shard {self.shard}"
+        place = [] if self.shard is None else [f"shard {self.shard}"]
         if self.position is not None:
-            place += f", position {self.position}"
+            place.append(f"position {self.position}")
         if self.stream is not None:
-            place += f", {ascii(self.stream)[1:-1]} version {self.version}"
-        return f"{place}: {self.check}: {self.problem}"
+            place.append(f"{ascii(self.stream)[1:-1]} version {self.version}")
+        return f"{', '.join(place)}: {self.check}: {self.problem}"
 
 
 @dataclass
@@ -107,6 +110,29 @@ async def audit_shard(
     await _check_beyond(audit, store, head)
     audit.seconds = time.perf_counter() - began_s
     return audit
+
+
+async def unsupported_snapshots(store: EventReader, progress: Progress) -> AsyncIterator[Finding]:
+    """Yield a finding for each snapshot, whatever code has made it, whose version its stream does not have.
+
+    A host would go on from it, as if its events were there. `progress` hears of snapshots. Raises StoreUnavailable.
+    """
+    async for page in store.snapshot_places():
+        for place in page:
+            problem = _support_problem(place)
+            if problem is not None:
+                yield Finding("snapshot", problem, place.shard, None, place.stream, place.version)
+        progress(len(page))
+
+
+def _support_problem(place: SnapshotPlace) -> str | None:
+    if place.shard is None:
+        return "its stream has no events"
+    if place.version < 1:
+        return "versions begin at 1"
+    if place.version > place.last_version:
+        return f"its stream ends at version {place.last_version}"
+    return None
 
 
 async def _check_beyond(audit: ShardAudit, store: EventReader, head: int) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import shlex
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
 from store.archive import Progress
-from store.errors import InvalidValue
-from store.sqlite_file import SqliteFile, store_error
+from store.errors import EventrayError, InvalidValue
+from store.sqlite_file import SqliteFile, primary_code, store_error
 from store.urls import parsed_url, shown_url, without_secrets
 
 STEP_PAGES = 2_048
+UNWRITABLE = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_TRUNCATE}
+"""Since nothing is written to the store, these are of the copy."""
 GIVEN_BACK = """
     BEGIN;
     UPDATE runtime SET released = 1;
@@ -33,9 +35,9 @@ GIVEN_BACK = """
 def back_up(url: str, target: Path, progress: Progress) -> int:
     """Copy an SQLite store to a new file, as it is at this moment, to the disk; return the file's size in bytes.
 
-    Writers go on meanwhile. The file appears under its name once it is whole. `progress` hears of pages, not events.
-    Raises InvalidValue where something has that name already, which is never overwritten, where it can't be written,
-    and for stores that are no SQLite file; NotAStore, StoreUnavailable.
+    Writers go on meanwhile. The file appears under its name once it is whole; of a failure nothing is left. `progress`
+    hears of pages, not events. Raises InvalidValue where something has that name already, which is never overwritten,
+    where it can't be written or its disk is full, and for stores that are no SQLite file; NotAStore, StoreUnavailable.
     """
     source = SqliteFile(url, _path_of(url))
     source.open(shards=1, create=False)
@@ -63,7 +65,10 @@ def back_up(url: str, target: Path, progress: Progress) -> int:
     except OSError as error:
         raise InvalidValue("file", str(target), f"it can't be written ({error.strerror}): name another") from error
     except sqlite3.Error as error:
-        raise store_error(error) from error
+        raise _copying_error(error, target) from error
+    finally:
+        with suppress(OSError):  # what was to be said has been
+            unfinished.unlink(missing_ok=True)
 
 
 def server_command(url: str, target: Path) -> str | None:
@@ -78,6 +83,15 @@ def server_command(url: str, target: Path) -> str | None:
     database = made.difference_update_query(["search_path"]).render_as_string(hide_password=False)
     command = f"pg_dump --format=custom --file={shlex.quote(str(target))} --dbname={shlex.quote(database)}"
     return f"{command} --schema={shlex.quote(schema)}" if isinstance(schema, str) else command
+
+
+def _copying_error(error: sqlite3.Error, target: Path) -> EventrayError:
+    if primary_code(error) == sqlite3.SQLITE_FULL:
+        remedy = "its disk is full, and nothing was backed up: make room there, or name a file on another disk"
+        return InvalidValue("file", str(target), remedy)
+    if getattr(error, "sqlite_errorcode", 0) in UNWRITABLE:
+        return InvalidValue("file", str(target), f"it can't be written ({error.sqlite_errorname}): name another")
+    return store_error(error)
 
 
 def _path_of(url: str) -> Path:

@@ -5,7 +5,7 @@ Not here: what is added (`cluster/metrics/` measures, tests let calls fail).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 from store.ports import EventStore, Wish
 from store.records import (
@@ -20,6 +20,7 @@ from store.records import (
     Route,
     ShardAppend,
     Snapshot,
+    SnapshotPlace,
     Writer,
 )
 from store.taking import Holding
@@ -62,6 +63,9 @@ class Forwarding:
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         return await self.inner.read_snapshots(streams)
+
+    def snapshot_places(self) -> AsyncIterator[Sequence[SnapshotPlace]]:
+        return self.inner.snapshot_places()
 
     async def find_commands(self, keys: Keys) -> dict[tuple[int, str, str], EventRecord]:
         return await self.inner.find_commands(keys)

@@ -7,7 +7,7 @@ thread, and for tests: nothing outlives the process.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from store import taking
@@ -26,6 +26,7 @@ from store.records import (
     Route,
     ShardAppend,
     Snapshot,
+    SnapshotPlace,
     Writer,
     versions_restored,
 )
@@ -117,6 +118,14 @@ class MemoryStore:
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         return {stream: self._content.snapshots[stream] for stream in streams if stream in self._content.snapshots}
+
+    async def snapshot_places(self) -> AsyncIterator[Sequence[SnapshotPlace]]:
+        places = []
+        for snapshot in self._content.snapshots.values():
+            stream = self._content.streams.get(snapshot.stream, [])
+            shard = stream[-1].shard if stream else None
+            places.append(SnapshotPlace(snapshot.stream, snapshot.version, len(stream), shard))
+        yield places
 
     async def routes(self) -> list[Route]:
         return [Route(number, shard.assigned_to, shard.epoch) for number, shard in enumerate(self._content.shards)]

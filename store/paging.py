@@ -18,6 +18,8 @@ PAGE_RECORDS_MAX = 250
 """More is slower: a page's objects then outlive the collector's youngest generation, and the processor's caches."""
 PAGE_BYTES = 4 * 1024 * 1024
 """How much of events' own fields a page is meant to hold; their metadata, each of which is small, come on top."""
+SNAPSHOTS_PAGE = 1_000
+"""Snapshots beside whose events one query looks: a fraction of a second also where all lie apart on a slow disk."""
 FIRST_PAGE_RECORDS = 16
 GROWTH = 4
 

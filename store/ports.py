@@ -6,7 +6,7 @@ whole on each. Not here: typed events, deciding, Ray.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from store.records import (
@@ -21,6 +21,7 @@ from store.records import (
     Route,
     ShardAppend,
     Snapshot,
+    SnapshotPlace,
     Writer,
 )
 from store.taking import Holding
@@ -66,6 +67,14 @@ class EventReader(Protocol):
         """Return, in one query, the snapshots of those of the streams that have one, by stream.
 
         Whatever a damaged row holds is returned as it is, text that is no UTF-8 with its bytes escaped by backslashes.
+        """
+        ...
+
+    def snapshot_places(self) -> AsyncIterator[Sequence[SnapshotPlace]]:
+        """Yield the places of all snapshots, in no order, page by page; each page is as the store is at one moment.
+
+        What the snapshots hold is not read. Names of damaged rows are as `read_snapshots` returns them; a version that
+        is no number is 0.
         """
         ...
 

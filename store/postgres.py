@@ -8,18 +8,19 @@ costs half of the client's CPU. Not here: sessions (`postgres_database.py`), who
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from store import paging
 from store.errors import OutcomeUnknown, StoreUnavailable
 from store.postgres_database import ATTEMPTS_MAX, READ_ONLY, PostgresDatabase, in_transaction
 from store.postgres_errors import DRIVER_ERRORS, store_error, undone_by_rival
 from store.postgres_sessions import Sessions
-from store.records import Claim, EventRecord, Histories, Route, ShardAppend, Snapshot, Writer
+from store.records import Claim, EventRecord, Histories, Route, ShardAppend, Snapshot, SnapshotPlace, Writer
 from store.schema import StoreIdentity
 from store.sql import SqlStore, Work
 
@@ -51,6 +52,13 @@ FIND_COMMANDS = f"""SELECT {FOUND} FROM unnest($1::int4[], $2::text[], $3::text[
     WHERE events.command_key IS NOT NULL"""  # noqa: S608
 SNAPSHOT = ", ".join(Snapshot._fields)
 READ_SNAPSHOTS = f"SELECT {SNAPSHOT} FROM snapshots WHERE stream = ANY($1::text[])"  # noqa: S608
+SNAPSHOT_PLACES = """SELECT stream, version, coalesce(last_version, 0), shard
+    FROM (SELECT stream, version FROM snapshots WHERE stream >= $1 ORDER BY stream LIMIT $2) AS page
+    LEFT JOIN LATERAL (
+        SELECT version AS last_version, shard FROM events WHERE stream = page.stream ORDER BY version DESC LIMIT 1
+    ) AS last ON true ORDER BY stream"""
+NEXT = "\x01"
+"""Behind a text: the first text that comes after it."""
 # In the streams' order, so that two that write the same ones don't wait for each other crosswise.
 WRITE_SNAPSHOTS = f"""INSERT INTO snapshots ({SNAPSHOT})
     SELECT * FROM unnest($1::text[], $2::int8[], $3::text[], $4::text[], $5::int8[]) AS row ({SNAPSHOT}) ORDER BY stream
@@ -122,6 +130,12 @@ class PostgresStore(SqlStore):
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         found = await self._sessions.fetch(READ_SNAPSHOTS, list(streams))
         return {snapshot.stream: snapshot for snapshot in (Snapshot(*row) for row in found)}
+
+    async def snapshot_places(self) -> AsyncIterator[Sequence[SnapshotPlace]]:
+        first = ""
+        while page := await self._sessions.fetch(SNAPSHOT_PLACES, first, paging.SNAPSHOTS_PAGE):
+            yield [SnapshotPlace(*row) for row in page]
+            first = page[-1]["stream"] + NEXT
 
     async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
         found = await self._records(FIND_COMMANDS, *_columns(keys, 3))

@@ -7,6 +7,7 @@ successor ends its predecessor. Not here: what is read and written (`postgres.py
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -97,8 +98,8 @@ class PostgresDatabase:
     async def connect(self, name: str = "eventray", **settings: str) -> asyncpg.Connection:
         """Open a session, called `name` in pg_stat_activity, in which no wait is for ever. Takes at most 5 s.
 
-        `settings` are server settings beside. Raises InvalidValue for a URL that can't be meant, else the driver's
-        errors, OSError among them.
+        `settings` are server settings beside. Raises InvalidValue for a URL that can't be meant, ConnectionError where
+        no server can be reached, else the driver's errors.
         """
         try:
             return await asyncpg.connect(
@@ -109,6 +110,12 @@ class PostgresDatabase:
                 remedy = f"leave out or mend the option that the server does not take ({error})"
                 raise InvalidValue("store", ascii(self.shown), remedy) from None
             raise
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error) or f"no answer within {CONNECT_TIMEOUT_S:g} s"
+            remedy = "start it there, or mend host and port in the URL"
+            raise ConnectionError(f"no server can be reached at {self.shown} ({reason}): {remedy}") from error
         except ValueError as error:
             guilty = [f"mend {name}: " for name in parse_qs(urlsplit(self._url).query) if f"`{name}`" in str(error)]
             remedy = f"{''.join(guilty)}{REMEDY} ({type(error).__name__})"  # its own words may hold the password

@@ -91,6 +91,18 @@ class Snapshot(NamedTuple):
     """Microseconds since 1970, UTC."""
 
 
+class SnapshotPlace(NamedTuple):
+    """Where the log is beside one snapshot."""
+
+    stream: str
+    version: int
+    """The snapshot's."""
+    last_version: int
+    """The stream's; 0 if it has no events."""
+    shard: int | None
+    """Where the stream's last event is; None if it has none."""
+
+
 class Histories(NamedTuple):
     """What loading some streams takes."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, TypeVar
@@ -22,9 +22,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from store import process, sqlite_file
+from store import paging, process, sqlite_file
 from store.errors import OutcomeUnknown, StoreUnavailable
-from store.records import EventRecord, Histories, ShardAppend, Snapshot, Writer, versions_restored
+from store.records import EventRecord, Histories, ShardAppend, Snapshot, SnapshotPlace, Writer, versions_restored
 from store.schema import StoreIdentity
 from store.sql import SqlStore, Work
 from store.sqlite_file import UNFIT_VALUE, SqliteFile, primary_code, store_error
@@ -48,6 +48,12 @@ ROW = f"({', '.join('?' * len(EventRecord._fields))})"
 READ_SNAPSHOTS = """SELECT json_group_array(json_array(
         hex(stream), CAST(version AS INTEGER), hex(fingerprint), hex(data), CAST(recorded_at AS INTEGER)))
     FROM snapshots WHERE stream IN (SELECT value FROM json_each(?))"""
+# By row, not by stream: the name of a damaged row may be no text, behind which no text comes.
+SNAPSHOT_PLACES = """SELECT json_group_array(json_array(
+        row, hex(stream), CAST(version AS INTEGER),
+        (SELECT CAST(version AS INTEGER) FROM events WHERE stream = page.stream ORDER BY version DESC LIMIT 1),
+        (SELECT shard FROM events WHERE stream = page.stream ORDER BY version DESC LIMIT 1)))
+    FROM (SELECT rowid AS row, stream, version FROM snapshots WHERE rowid > ? ORDER BY rowid LIMIT ?) AS page"""
 WRITE_SNAPSHOTS = """INSERT INTO snapshots (stream, version, fingerprint, data, recorded_at)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
         json_extract(value, '$[3]'), json_extract(value, '$[4]') FROM json_each(?) WHERE true
@@ -111,6 +117,14 @@ class SqliteStore(SqlStore):
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
         return await self._on_thread(self._read_thread, lambda: self._read_snapshots(streams))
+
+    async def snapshot_places(self) -> AsyncIterator[Sequence[SnapshotPlace]]:
+        last_row = 0
+        while page := await self._fetch(SNAPSHOT_PLACES, last_row, paging.SNAPSHOTS_PAGE):
+            yield [
+                SnapshotPlace(text_of(stream), version, last or 0, shard) for _, stream, version, last, shard in page
+            ]
+            last_row = page[-1][0]
 
     async def find_commands(self, keys: Collection[tuple[int, str, str]]) -> dict[tuple[int, str, str], EventRecord]:
         found = await self._records(FIND_COMMANDS, json.dumps(list(keys)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from store import EventStore, StoreRejected
-from store.records import Snapshot
+from store import EventStore, StoreRejected, paging
+from store.records import Snapshot, SnapshotPlace
 from tests.contract.conftest import Opener
+from tests.contract.rows import append, own, rows
 
 DATA = '{"text":"Zoë said \\"5 €\\" \\u0000 \U0001f600","amount":"12345678901234567890.12"}'
 
@@ -51,3 +52,24 @@ async def test_all_are_written_or_none(store: EventStore) -> None:
     with pytest.raises(StoreRejected):
         await store.write_snapshots([snapshot("note-a", 1), snapshot("note-b", 1, '"\ud800"')])
     assert await store.read_snapshots(["note-a", "note-b"]) == {}
+
+
+@pytest.mark.parametrize("page", [1, 2, 1_000])
+async def test_the_places_of_all_are_told_beside_the_log(
+    store: EventStore, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "SNAPSHOTS_PAGE", page)
+    assert [place async for places in store.snapshot_places() for place in places] == []
+    claims = await own(store, "h-1", [1, 2])
+    await append(store, claims[1].epoch, rows(1, "note-\U0001f600", 3))
+    await append(store, claims[2].epoch, rows(2, "note-b", 2))
+    kept = {"note-\U0001f600": 2, "note-b": 7, "note-B": 1, "note-b\x01": 4, "note-ä": 5}
+    await store.write_snapshots([snapshot(stream, version) for stream, version in kept.items()])
+    found = [place async for places in store.snapshot_places() for place in places]
+    assert sorted(found) == [
+        SnapshotPlace("note-B", 1, 0, None),
+        SnapshotPlace("note-b", 7, 2, 2),
+        SnapshotPlace("note-b\x01", 4, 0, None),
+        SnapshotPlace("note-ä", 5, 0, None),
+        SnapshotPlace("note-\U0001f600", 2, 3, 1),
+    ]

@@ -1,20 +1,26 @@
-"""Damage planted in an SQLite store, each kind by itself: exactly it is found."""
+"""Damage planted in a store, each kind by itself, on each database: exactly it is found."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from actors.customers import Customer
+from actors.repository import load_aggregate
+from actors.snapshot_audit import SnapshotAuditor
+from actors.snapshots import Snapshots
+from cluster.application import default_application
 from store import EventStore, audit, open_store, paging
-from store.audit import Finding, ShardAudit, audit_shard
+from store.audit import Finding, ShardAudit, audit_shard, unsupported_snapshots
 from store.errors import UndecodableEvent
 from store.identity import shard_of
 from store.streams import StreamChecker
 from tests.logs import EVENTS, Log, created, ordered
+from tests.postgres import Sql
 
 SHARDS = 4
 KEY = "c-1"
@@ -23,39 +29,66 @@ SAME_SHARD = next(f"x-{n}" for n in range(100) if shard_of(f"x-{n}", SHARDS) == 
 OTHER_SHARD = (SHARD + 1) % SHARDS
 KEY_THERE = next(f"y-{n}" for n in range(100) if shard_of(f"y-{n}", SHARDS) == OTHER_SHARD)
 STREAM = f"customer-{KEY}"
+STREAM_THERE = f"customer-{KEY_THERE}"
+
+Plant = Callable[..., None]
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+"""Damage that PostgreSQL has no form for: its columns hold what their types say."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path}/audited.db"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "audited.db"
+def plant(request: pytest.FixtureRequest, url: str, tmp_path: Path) -> Plant:
+    """Run statements past the store, each of which must hit a row."""
+
+    def on_file(*statements: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "audited.db")) as connection:
+            for statement in statements:
+                assert connection.execute(statement).rowcount > 0, statement
+            connection.commit()
+
+    def on_server(*statements: str) -> None:
+        for statement in statements:
+            assert Sql(request.getfixturevalue("postgres_server"), url)(f"{statement} RETURNING 1"), statement
+
+    return on_server if url.startswith("postgresql") else on_file
 
 
 @pytest.fixture
-async def store(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventStore]:
-    """A sound store: positions 1 to 4 of SHARD are customer c-1, its first orders, and another event of c-1."""
+async def store(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventStore]:
+    """A sound store: positions 1 to 5 of SHARD are customer c-1, its orders, and c-1 again; OTHER_SHARD has one event.
+
+    Of the customer there it holds a snapshot.
+    """
     monkeypatch.setattr(paging, "FIRST_PAGE_RECORDS", 2)
     monkeypatch.setattr(paging, "PAGE_RECORDS_MAX", 2)
-    opened = await open_store(f"sqlite:///{path}", shards=SHARDS)
+    opened = await open_store(url, shards=SHARDS)
     log = await Log.on(opened)
     await log.write(created(KEY), ordered(KEY, "1"), ordered(KEY, "2"), created(KEY))
     await log.write(created(KEY), created(KEY_THERE))
     await opened.release(1)
+    snapshot = Snapshots().take(await load_aggregate(opened, EVENTS, Customer, KEY_THERE), 0)
+    assert snapshot is not None
+    await opened.write_snapshots([snapshot])
     yield opened
     await opened.close()
 
 
-def plant(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        for statement in statements:
-            assert connection.execute(statement).rowcount > 0, statement
-        connection.commit()
-
-
 async def findings(store: EventStore) -> list[Finding]:
     seen: list[int] = []
-    audits = [await audit_shard(store, EVENTS, shard, seen.append) for shard in range(SHARDS)]
+    beside = SnapshotAuditor(store, default_application().registry).findings
+    audits = [await audit_shard(store, EVENTS, shard, seen.append, beside) for shard in range(SHARDS)]
     assert sum(seen) == sum(each.events for each in audits)
-    return [finding for each in audits for finding in each.findings]
+    seen.clear()
+    unsupported = [finding async for finding in unsupported_snapshots(store, seen.append)]
+    assert sum(seen) == 1
+    return [finding for each in audits for finding in each.findings] + unsupported
 
 
 def at(position: int) -> str:
@@ -155,6 +188,45 @@ DAMAGE = {
             )
         ],
     ),
+    "a snapshot of another state": (
+        [f"UPDATE snapshots SET data = replace(data, 'Name of {KEY_THERE}', 'Eve')"],
+        [Finding("snapshot", "name is not what the events fold to", OTHER_SHARD, None, STREAM_THERE, 1)],
+    ),
+    "a snapshot with a partition key of another shard": (
+        [f"""UPDATE snapshots SET data = replace(data, '"partition_key":"{KEY_THERE}"', '"partition_key":"{KEY}"')"""],
+        [Finding("snapshot", "partition_key is not what the events fold to", OTHER_SHARD, None, STREAM_THERE, 1)],
+    ),
+    "a snapshot whose data are of another version": (
+        ["""UPDATE snapshots SET data = replace(data, '"version":1', '"version":2')"""],
+        [Finding("snapshot", "it can't be decoded: its data are of version 2", OTHER_SHARD, None, STREAM_THERE, 1)],
+    ),
+    "a snapshot above its stream's end": (
+        ["UPDATE snapshots SET version = 2"],
+        [Finding("snapshot", "its stream ends at version 1", OTHER_SHARD, None, STREAM_THERE, 2)],
+    ),
+    "a snapshot of other code above its stream's end": (
+        ["UPDATE snapshots SET version = 2, fingerprint = 'other code'"],
+        [Finding("snapshot", "its stream ends at version 1", OTHER_SHARD, None, STREAM_THERE, 2)],
+    ),
+    "a snapshot of no version": (
+        ["UPDATE snapshots SET version = 0"],
+        [Finding("snapshot", "versions begin at 1", OTHER_SHARD, None, STREAM_THERE, 0)],
+    ),
+    "a snapshot of a stream that never was": (
+        ["UPDATE snapshots SET stream = 'customer-gone'"],
+        [Finding("snapshot", "its stream has no events", None, None, "customer-gone", 1)],
+    ),
+    "a snapshot of nobody's stream": (
+        ["UPDATE snapshots SET stream = 'nobody'"],
+        [Finding("snapshot", "its stream has no events", None, None, "nobody", 1)],
+    ),
+    "a snapshot whose stream was lost": (
+        [
+            f"DELETE FROM events WHERE shard = {OTHER_SHARD}",
+            f"UPDATE shards SET head = 0 WHERE shard = {OTHER_SHARD}",
+        ],
+        [Finding("snapshot", "its stream has no events", None, None, STREAM_THERE, 1)],
+    ),
     "a command's row without its digest": (
         [f"""UPDATE events SET command_key = 'cart', metadata = '{{"command_id":"cart"}}' {at(3)}"""],
         [Finding("metadata", "the digest of its command is missing", SHARD, 3, f"order-{KEY}-2", 1)],
@@ -167,9 +239,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-async def test_each_kind_of_damage_is_found_and_nothing_else(store: EventStore, path: Path, kind: str) -> None:
+async def test_each_kind_of_damage_is_found_and_nothing_else(store: EventStore, plant: Plant, kind: str) -> None:
     statements, expected = DAMAGE[kind]
-    plant(path, *statements)
+    plant(*statements)
     assert sorted(await findings(store), key=str) == sorted(expected, key=str)
 
 
@@ -178,26 +250,72 @@ async def test_each_kind_of_damage_is_found_and_nothing_else(store: EventStore, 
     [
         ("data", """'{"more":1}'""", "decoding"),
         ("data", "'{'", "decoding"),
-        ("data", "X'7B7D'", "decoding"),
-        ("data", "CAST(X'227BFF' AS TEXT)", "decoding"),
         ("metadata", "'{'", "metadata"),
         ("metadata", "'[]'", "metadata"),
+    ],
+)
+async def test_rows_that_hold_no_json_or_other_fields_are_found(
+    store: EventStore, plant: Plant, column: str, value: str, check: str
+) -> None:
+    await check_one_row(store, plant, column, value, check)
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("column", "value", "check"),
+    [
+        ("data", "X'7B7D'", "decoding"),
+        ("data", "CAST(X'227BFF' AS TEXT)", "decoding"),
         ("metadata", "X'7B7D'", "metadata"),
         ("type", "X'00'", "decoding"),
     ],
 )
-async def test_rows_that_hold_no_text_no_json_or_other_fields_are_found(
-    store: EventStore, path: Path, column: str, value: str, check: str
+async def test_rows_that_hold_no_text_are_found(
+    store: EventStore, plant: Plant, column: str, value: str, check: str
 ) -> None:
-    plant(path, f"UPDATE events SET {column} = {value} {at(3)}")
+    await check_one_row(store, plant, column, value, check)
+
+
+async def check_one_row(store: EventStore, plant: Plant, column: str, value: str, check: str) -> None:
+    plant(f"UPDATE events SET {column} = {value} {at(3)}")
     (finding,) = await findings(store)
     assert (finding.check, finding.shard, finding.position) == (check, SHARD, 3)
     assert (finding.stream, finding.version) == (f"order-{KEY}-2", 1)
     assert str(finding).startswith(f"shard {SHARD}, position 3, order-{KEY}-2 version 1: {check}: ")
 
 
-async def test_a_row_that_holds_no_text_leaves_other_streams_readable(store: EventStore, path: Path) -> None:
-    plant(path, f"UPDATE events SET data = X'00' {at(3)}")
+@pytest.mark.parametrize("data", ["{", "", "[]", '{"version":1}'])
+async def test_a_snapshot_that_can_not_be_decoded_is_found_unless_other_code_has_made_it(
+    store: EventStore, plant: Plant, data: str
+) -> None:
+    plant(f"UPDATE snapshots SET data = '{data}'")
+    (finding,) = await findings(store)
+    assert str(finding).startswith(f"shard {OTHER_SHARD}, {STREAM_THERE} version 1: snapshot: it can't be decoded: ")
+    plant("UPDATE snapshots SET fingerprint = 'other code'")
+    assert await findings(store) == []
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ("stream = X'7B7D'", "{} version 1"),
+        ("stream = CAST(X'6E6F7465FF' AS TEXT)", r"note\\xff version 1"),
+        ("version = 'one'", f"shard {OTHER_SHARD}, {STREAM_THERE} version 0"),
+        ("data = X'7B7D'", f"shard {OTHER_SHARD}, {STREAM_THERE} version 1"),
+    ],
+)
+async def test_a_snapshot_that_holds_no_text_or_number_is_found(
+    store: EventStore, plant: Plant, damage: str, place: str
+) -> None:
+    plant(f"UPDATE snapshots SET {damage}")
+    (finding,) = await findings(store)
+    assert str(finding).startswith(f"{place}: snapshot: ")
+
+
+@on_sqlite
+async def test_a_row_that_holds_no_text_leaves_other_streams_readable(store: EventStore, plant: Plant) -> None:
+    plant(f"UPDATE events SET data = X'00' {at(3)}")
     damaged, sound = f"order-{KEY}-2", f"order-{KEY}-1"
     histories = await store.read_histories({damaged: None, sound: None})
     rows = {record.stream: record for record in histories.records}
@@ -219,11 +337,11 @@ async def test_what_is_appended_meanwhile_is_no_finding(store: EventStore, monke
 
 
 async def test_streams_that_were_forgotten_are_asked_for(
-    store: EventStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "StreamChecker", lambda reader: StreamChecker(reader, streams_max=1))
     assert await findings(store) == []
-    plant(path, *DAMAGE["a version left out"][0])
+    plant(*DAMAGE["a version left out"][0])
     (finding,) = await findings(store)
     assert (finding.check, finding.position, finding.version) == ("version", 5, 4)
     assert finding.problem.startswith("version 3 is missing")

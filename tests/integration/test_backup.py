@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,21 @@ async def test_an_existing_file_is_never_overwritten(store: EventStore, url: str
 async def test_a_file_that_can_not_be_written_is_named(store: EventStore, url: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match=r"file = .*copy\.db: it can't be written \(No such file or directory\)"):
         back_up(url, tmp_path / "none" / "copy.db", quiet)
+
+
+async def test_a_full_disk_is_told_of_the_file_and_leaves_none(
+    store: EventStore, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnFullDisk(sqlite3.Connection):
+        def __init__(self, database: object, **options: Any) -> None:
+            super().__init__(str(database), **options)
+            if str(database).endswith(".partial"):
+                self.execute("PRAGMA max_page_count = 3")
+
+    monkeypatch.setattr(sqlite3, "connect", OnFullDisk)
+    with pytest.raises(InvalidValue, match=r"file = .*copy\.db: its disk is full, .* name a file on another disk"):
+        back_up(url, tmp_path / "copy.db", quiet)
+    assert list(tmp_path.glob("copy*")) == []
 
 
 async def test_what_a_killed_backup_left_is_no_hindrance(store: EventStore, url: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 import traceback
@@ -183,8 +184,16 @@ async def test_an_option_of_a_wrong_value_is_named() -> None:
 
 
 async def test_nobody_listening_is_passing() -> None:
-    with pytest.raises(StoreUnavailable) as refused:
+    where = r"no server can be reached at postgresql://postgres:\*\*\*@127\.0\.0\.1:1/shop \(.*\): start it there"
+    with pytest.raises(StoreUnavailable, match=where) as refused:
         await open_store("postgresql://postgres:geheim@127.0.0.1:1/shop")
+    assert refused.value.passing
+
+
+async def test_a_socket_that_is_not_there_is_named_and_passing(tmp_path: Path) -> None:
+    where = f"no server can be reached at postgresql://ada@/shop?host={tmp_path}/none (No such file or directory): "
+    with pytest.raises(StoreUnavailable, match=re.escape(where)) as refused:
+        await open_store(f"postgresql://ada@/shop?host={tmp_path}/none")
     assert refused.value.passing
 
 
@@ -193,7 +202,7 @@ async def test_one_who_listens_but_says_nothing_is_passing(monkeypatch: pytest.M
     callers: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda reader, writer: callers.append(writer), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    with pytest.raises(StoreUnavailable) as refused:
+    with pytest.raises(StoreUnavailable, match=r"\(no answer within 0.3 s\)") as refused:
         async with asyncio.timeout(5):
             await open_store(f"postgresql://postgres@127.0.0.1:{port}/shop")
     assert refused.value.passing

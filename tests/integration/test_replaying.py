@@ -69,7 +69,8 @@ async def test_findings_of_all_shards_are_put_together(shop: str, tmp_path: Path
     store = await open_store(shop)
     right = Snapshots().take(await load_aggregate(store, EVENTS, Customer, "c-3"), 0)
     assert right is not None
-    await store.write_snapshots([right._replace(data=right.data.replace("Name of c-3", "Eve"))])
+    damaged = right._replace(data=right.data.replace("Name of c-3", "Eve"))
+    await store.write_snapshots([damaged, right._replace(stream="customer-c-4", version=9), right._replace(stream="x")])
     await store.close()
     watched = Watched()
     audit = await audit_store(shop, default_application(), watched)
@@ -77,10 +78,14 @@ async def test_findings_of_all_shards_are_put_together(shop: str, tmp_path: Path
         ("metadata", "customer-c-1"),
         ("metadata", "customer-c-2"),
         ("snapshot", "customer-c-3"),
+        ("snapshot", "customer-c-4"),
+        ("snapshot", "x"),
     }
-    assert audit.found == 3
-    assert [finding.shard for finding in audit.findings] == sorted(finding.shard for finding in audit.findings)
-    assert sum(watched.done) == 40
+    assert audit.found == 5
+    none, *shards = [finding.shard for finding in audit.findings]
+    assert none is None
+    assert shards == sorted(shards, key=str)
+    assert sum(watched.done) == 40 + 3
 
 
 async def test_what_can_not_be_reached_by_all_is_refused(tmp_path: Path) -> None:

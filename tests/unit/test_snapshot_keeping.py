@@ -290,7 +290,6 @@ async def test_the_audit_compares_each_snapshot_with_the_fold(store: EventStore)
         sound._replace(data=sound.data.replace('"15.0"', '"15.5"')): "total is not what the events fold to",
         sound._replace(data=sound.data.replace('"a-1"', '"a-2"')): "partition_key is not what the events fold to",
         sound._replace(version=11): "it can't be decoded: its data are of version 10",
-        sound._replace(version=99): "it is at version 99, and the stream ends at 12",
     }
     for damaged, problem in damages.items():
         await store.write_snapshots([damaged])

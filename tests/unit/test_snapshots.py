@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
+import sys
 import textwrap
 import types
 from collections import defaultdict
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -279,6 +283,18 @@ def helped(value):
 def deeper(value):
     return value + 1
 
+def late(value):
+    import shelves.later
+    from rates import raised
+
+    def later_still():
+        from . import latest
+        from .latest import squared as powered
+
+        return latest.cubed(value) + powered(value)
+
+    return shelves.later.thirded(value) + raised(value) + later_still()
+
 def unused(value):
     return value
 
@@ -310,7 +326,7 @@ class Shelf(Noting):
         self.note()
 
     def on_measured(self, event: Measured) -> None:
-        self.count += rates.scaled(event.size) + shelves.ways.halved(4)
+        self.count += rates.scaled(event.size) + shelves.ways.halved(4) + late(1)
 
     def note(self) -> None:
         super().note()
@@ -329,11 +345,25 @@ class Measured(Event, event_type="Measured", schema_version=2, upcasters=[Upcast
 
 def scaled(value):
     return value * 80
+
+def raised(value):
+    return value * 90
 """,
     "shelves": "",
     "shelves.ways": """
 def halved(value):
     return value // 2
+""",
+    "shelves.later": """
+def thirded(value):
+    return value // 30
+""",
+    "shelves.latest": """
+def cubed(value):
+    return value ** 31
+
+def squared(value):
+    return value ** 21
 """,
     "shelves.model": MODEL,
 }
@@ -341,14 +371,12 @@ def halved(value):
 
 def fingerprint(old: str = "", new: str = "", installed: str = "") -> str:
     """Of the shelf, with one text of its modules replaced by another; all but `installed` are the application's."""
-    import sys
-
     made = {name: types.ModuleType(name) for name in MODULES}
     with pytest.MonkeyPatch.context() as patch:
         for name, module in made.items():
             module.__file__ = f"/{'site-packages' if name == installed else 'app'}/{name}.py"
             patch.setitem(sys.modules, name, module)
-        vars(made["shelves"])["ways"] = made["shelves.ways"]
+        vars(made["shelves"]).update(ways=made["shelves.ways"], later=made["shelves.later"])
         for name, module in made.items():
             source = MODULES[name].replace(old, new, 1)
             exec(compile(textwrap.dedent(source), name, "exec", dont_inherit=True), vars(module))
@@ -381,6 +409,10 @@ CHANGES = {
     "a method of a base class": ("self.count += 50", "self.count += 51"),
     "a function by its dotted name": ("value // 2", "value // 3"),
     "a function of another top-level module": ("value * 80", "value * 81"),
+    "a module that a function imports": ("value // 30", "value // 31"),
+    "a function that a function imports": ("value * 90", "value * 91"),
+    "a neighbour that a function imports": ("value ** 31", "value ** 32"),
+    "a function of a neighbour that a function imports": ("value ** 21", "value ** 22"),
     "an event of another top-level module": ("size: int = 60", "size: int = 61"),
     "an upcaster of another top-level module": ('"size": 70', '"size": 71'),
 }
@@ -414,10 +446,55 @@ def test_the_code_of_a_library_is_not_gone_into() -> None:
     assert fingerprint("value * 80", "value * 81", installed="rates") == fingerprint(installed="rates")
 
 
+LATE_MODEL = """
+from actors import Aggregate
+from store import Event
+
+class Stored(Event):
+    pantry_id: str
+
+class Pantry(Aggregate):
+    count: int = 0
+
+    def on_stored(self, event: Stored) -> None:
+        from pantry_shop.late import added
+        try:
+            from pantry_shop.gone import fast
+        except ImportError:
+            fast = None
+        import wave
+        self.count = added(self.count)
+"""
+
+
+def test_a_module_that_nobody_has_imported_yet_is_gone_into_and_one_that_is_not_there_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "pantry_shop"
+    package.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fingerprint_with(added: str) -> str:
+        (package / "__init__.py").touch()
+        (package / "model.py").write_text(LATE_MODEL)
+        (package / "late.py").write_text(f"def added(count):\n    return {added}\n")
+        shutil.rmtree(package / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        model = importlib.import_module("pantry_shop.model")
+        assert "pantry_shop.late" not in sys.modules
+        try:
+            return StateCodec(model.Pantry).fingerprint
+        finally:
+            for name in [name for name in sys.modules if name.startswith("pantry_shop")]:
+                del sys.modules[name]
+
+    one = fingerprint_with("count + 1")
+    assert fingerprint_with("count + 2") != one
+    assert fingerprint_with("count + 1") == one
+
+
 def test_every_process_has_the_same_fingerprint() -> None:
     import subprocess
-    import sys
-    from pathlib import Path
 
     program = (
         "from tests.unit.test_snapshots import *; print(fingerprint(), StateCodec(Customer).fingerprint,"
