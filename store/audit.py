@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from store.codec import EventRegistry
-from store.errors import EventrayError, UndecodableEvent
+from store.errors import EventrayError, StoreDamaged, UndecodableEvent
 from store.identity import shard_of
 from store.metadata import Metadata
 from store.paging import collecting_rarely, read_log
@@ -36,10 +36,10 @@ class Finding(NamedTuple):
     """One thing that is wrong, and where."""
 
     check: str
-    """What was checked: position, head, version, shard, partition_key, decoding, metadata or snapshot."""
+    """What was checked: reading, position, head, version, shard, partition_key, decoding, metadata or snapshot."""
     problem: str
     shard: int | None
-    """None: in none, since there are no events."""
+    """None: of no shard, or of none that is known."""
     position: int | None = None
     stream: str | None = None
     version: int | None = None
@@ -50,7 +50,7 @@ class Finding(NamedTuple):
             place.append(f"position {self.position}")
         if self.stream is not None:
             place.append(f"{ascii(self.stream)[1:-1]} version {self.version}")
-        return f"{', '.join(place)}: {self.check}: {self.problem}"
+        return f"{', '.join(place) or 'the store'}: {self.check}: {self.problem}"
 
 
 @dataclass
@@ -60,6 +60,8 @@ class ShardAudit:
     shard: int
     events: int = 0
     """Events that were looked at."""
+    position: int = 0
+    """Of the last of them."""
     seconds: float = 0.0
     """How long it took."""
     found: int = 0
@@ -81,21 +83,32 @@ async def audit_shard(
 
     Checked are: gapless positions that end at the head; for each event its place in its stream (gapless versions, one
     shard, one partition key), its partition key's shard, that it decodes with `events`, and its metadata. Raises
-    StoreUnavailable; damage is a finding, never an error.
+    StoreUnavailable; damage is a finding, never an error: also that the database can't read on.
     """
     began_s = time.perf_counter()
-    audit, streams = ShardAudit(shard), StreamChecker(store)
+    audit = ShardAudit(shard)
+    try:
+        await _check_log(audit, store, events, progress, beside)
+    except StoreDamaged as error:
+        audit.add(Finding("reading", f"the events behind it can't be read: {error.args[0]}", shard, audit.position))
+    audit.seconds = time.perf_counter() - began_s
+    return audit
+
+
+async def _check_log(
+    audit: ShardAudit, store: EventReader, events: EventRegistry, progress: Progress, beside: Beside | None
+) -> None:
+    streams, shard = StreamChecker(store), audit.shard
     heads = await store.heads()
     if shard not in heads:
         audit.add(Finding("head", "the store has no row for this shard", shard))
     head = heads.get(shard, 0)
-    position = 0
     with collecting_rarely():
         async for page in read_log(store, shard, 0, head):
             for record in page:
-                if record.position != position + 1:
-                    _add_gap(audit, position, record.position)
-                position = record.position
+                if record.position != audit.position + 1:
+                    _add_gap(audit, audit.position, record.position)
+                audit.position = record.position
                 flaw = await streams.check(record)
                 if flaw is not None:
                     audit.add(_of(record, flaw.field, flaw.problem))
@@ -105,11 +118,10 @@ async def audit_shard(
             audit.events += len(page)
             streams.forget_some()
             progress(len(page))
-    if position < head:
-        audit.add(Finding("head", f"the head is {head}, and the last event at {position}", shard, position))
+    if audit.position < head:
+        problem = f"the head is {head}, and the last event at {audit.position}"
+        audit.add(Finding("head", problem, shard, audit.position))
     await _check_beyond(audit, store, head)
-    audit.seconds = time.perf_counter() - began_s
-    return audit
 
 
 async def unsupported_snapshots(store: EventReader, progress: Progress) -> AsyncIterator[Finding]:
@@ -117,12 +129,15 @@ async def unsupported_snapshots(store: EventReader, progress: Progress) -> Async
 
     A host would go on from it, as if its events were there. `progress` hears of snapshots. Raises StoreUnavailable.
     """
-    async for page in store.snapshot_places():
-        for place in page:
-            problem = _support_problem(place)
-            if problem is not None:
-                yield Finding("snapshot", problem, place.shard, None, place.stream, place.version)
-        progress(len(page))
+    try:
+        async for page in store.snapshot_places():
+            for place in page:
+                problem = _support_problem(place)
+                if problem is not None:
+                    yield Finding("snapshot", problem, place.shard, None, place.stream, place.version)
+            progress(len(page))
+    except StoreDamaged as error:
+        yield Finding("reading", f"not all snapshots can be looked at: {error.args[0]}", None)
 
 
 def _support_problem(place: SnapshotPlace) -> str | None:

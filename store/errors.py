@@ -61,6 +61,13 @@ class StoreUnavailable(EventrayError):
         self.passing = passing
 
 
+class StoreDamaged(StoreUnavailable):
+    """The store's own files are damaged, and no event was written: {0}. `eventray audit store` says where: restore it.
+
+    The database itself can't make out what it holds.
+    """
+
+
 class OutcomeUnknown(EventrayError):
     """The reply to a commit was lost, so the events may or may not be stored: {0}"""
 

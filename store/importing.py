@@ -27,10 +27,12 @@ COMMIT_RECORDS_MAX = 2_000
 
 
 def archive_header(path: Path) -> Header:
-    """Return the first line of an archive. Raises BrokenArchive, InvalidValue where the file can't be read."""
+    """Return the first line of an archive that is whole. Raises BrokenArchive; InvalidValue for an unreadable file."""
     try:
         with path.open("rb") as file:
-            return read_header(file.readline())
+            header = read_header(file.readline())
+            _check_whole(file, header)
+            return header
     except OSError as error:
         raise InvalidValue("file", str(path), f"it can't be read ({error.strerror}): name another") from error
 
@@ -42,8 +44,7 @@ async def import_log(path: Path, store: EventStore, progress: Progress) -> int:
     first line that can't be right: what stands before it may have been imported. Raises OtherContent where the store
     holds anything else, and is left so; InvalidValue where the file can't be read; StoreHeld, StoreUnavailable.
     """
-    header = archive_header(path)
-    await asyncio.to_thread(_check_whole, path, header)
+    header = await asyncio.to_thread(archive_header, path)
     async with OfflineWriter(store, "eventray store import") as writer:
         return await _Import(header, writer).run(path, progress)
 
@@ -136,12 +137,11 @@ class _Import:
             raise BrokenArchive(first_line, f"or one of those up to {last_line}", str(error)) from error
 
 
-def _check_whole(path: Path, header: Header) -> None:
+def _check_whole(file: BinaryIO, header: Header) -> None:
     """Look at the last line: an export that was interrupted must be finished first."""
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(last_line_start(file, end - 1))
-        line = file.readline()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(last_line_start(file, end - 1))
+    line = file.readline()
     number = FIRST_EVENT_LINE + header.events - 1
     if header.events == 0:
         return

@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from store.errors import EventrayError, OutcomeUnknown, StoreRejected, StoreUnavailable
+from store.errors import EventrayError, OutcomeUnknown, StoreDamaged, StoreRejected, StoreUnavailable
 
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, PoolTimeout)
 """What a lost or silent connection raises where the server sent no SQLSTATE. TimeoutError is an OSError."""
@@ -24,6 +24,8 @@ ENDED_SESSION = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "40003")
 """The server has ended the session, or it can't be had now; what a commit under way became is not known."""
 UNDONE_BY_RIVAL = ("40001", "40P01")
 PASSING = (*UNDONE_BY_RIVAL, "55P03", "57014", "53200", "53300")
+DAMAGED = ("XX001", "XX002")
+"""The server can't make out what is in a table, or in an index."""
 WRITER_RECORDED_TWICE = "hosts_pk"
 """Two processes of one host's name claim at once; the second, run again, replaces the first's row."""
 
@@ -55,7 +57,7 @@ def store_error(error: BaseException, committing: bool = False) -> EventrayError
     if state.startswith(ENDED_SESSION) or (not state and isinstance(cause, (*LOST, InterfaceError, OperationalError))):
         unsafe = isinstance(cause, ssl.SSLError)
         return OutcomeUnknown(reason) if committing else StoreUnavailable(reason, not unsafe)
-    return StoreUnavailable(reason, state in PASSING)
+    return StoreDamaged(reason, False) if state in DAMAGED else StoreUnavailable(reason, state in PASSING)
 
 
 def _named(error: BaseException, state: str) -> str:

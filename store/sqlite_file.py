@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
-from store.errors import EventrayError, NotAStore, StoreRejected, StoreUnavailable
+from store.errors import EventrayError, NotAStore, StoreDamaged, StoreRejected, StoreUnavailable
 from store.schema import CORE_TABLES, StoreIdentity, create_tables, read_identity
 
 BUSY_TIMEOUT_S = 2.0
@@ -28,6 +28,7 @@ CACHE_KIB = 16 * 1024
 """Pages that a connection keeps at hand. By default it is 2 MiB: a commit over all shards changes as much, and would
 read its pages anew each time; and a stream's events lie scattered over the log."""
 REFUSED_ROW = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 UNFIT_VALUE = (OverflowError, UnicodeEncodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 """What binding a row's values raises: a number over 64 bits, a lone surrogate, a type that SQLite doesn't know."""
@@ -43,7 +44,8 @@ def store_error(error: Exception) -> EventrayError:
     code = primary_code(error)
     if code in REFUSED_ROW or (not code and isinstance(error, UNFIT_VALUE)):
         return StoreRejected(str(error))
-    return StoreUnavailable(f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})", code in PASSING)
+    reason = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
+    return StoreDamaged(reason, False) if code in DAMAGED else StoreUnavailable(reason, code in PASSING)
 
 
 def use_write_ahead_log(connection: sqlite3.Connection) -> None:

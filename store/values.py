@@ -62,6 +62,11 @@ def shown(value: object) -> str:
     return text if len(text) <= VALUE_SHOWN_SIZE_MAX else text[:VALUE_SHOWN_SIZE_MAX] + "..."
 
 
+def holds_lone_surrogates(text: str) -> bool:
+    """Tell whether a text has no form in UTF-8."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _check(name: str, value: Any, depth: int) -> None:
     remedy = _remedy(value)
     if remedy is not None:
@@ -89,7 +94,7 @@ def _remedy(value: Any) -> str | None:
     if isinstance(value, str):
         if "\0" in value:
             remedy = "leave out the NUL character"
-        elif not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        elif holds_lone_surrogates(value):
             remedy = "leave out lone surrogates"
     elif isinstance(value, int):
         if value not in INT64:

@@ -19,6 +19,7 @@ from actors.errors import InvalidCommand
 from actors.registry import AggregateRegistry
 from store.errors import InvalidValue
 from store.identity import checked_id
+from store.values import holds_lone_surrogates
 
 ENVELOPE_SIZE_MAX_BYTES = 64 * 1024
 """What a line may hold beside its command."""
@@ -129,6 +130,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         twice = next(name for at, (name, _) in enumerate(pairs) if name in dict(pairs[:at]))
         raise InvalidCommand(shown(twice), shown(members[twice]), "it was given twice: give it once")
+    for name, value in pairs:
+        if isinstance(value, str) and holds_lone_surrogates(
+            value
+        ):  # to name the field, which pydantic's parser doesn't
+            raise InvalidCommand(shown(name), shown(value), "leave out lone surrogates")
     return members
 
 

@@ -24,6 +24,7 @@ from store.importing import archive_header, import_log
 from store.opening import open_store
 from store.ports import EventStore
 from store.schema import SCHEMA_VERSION
+from store.urls import shared_url
 
 Result = TypeVar("Result")
 Work = Callable[[str, Application, ProgressWatcher], Awaitable[Result]]
@@ -193,8 +194,8 @@ async def _export(url: str, file: Path, watcher: ProgressWatcher) -> int:
 
 
 async def _import(file: Path, url: str, shards: int | None, watcher: ProgressWatcher) -> tuple[int, int, int, str]:
-    header = archive_header(file)
-    opened = await _open_target(url, shards, header.shards)
+    header = archive_header(file)  # before a store is made
+    opened = await _open_target(shared_url(url), shards, header.shards)
     try:
         added = await import_log(file, opened, _bar(watcher, "Importing"))
         return added, header.events, opened.shards, opened.store_id

@@ -81,6 +81,12 @@ def test_what_is_refused_makes_the_exit_code_1_and_wrong_usage_2(shop: Path) -> 
     into_itself = in_process(shop, "store", "import", "log.jsonl", *STORE, "--shards", "5")
     assert into_itself.exit_code == 1
     assert "8 shards" in into_itself.err
+    (shop / "cut.jsonl").write_text("\n".join(lines[:4])[:-1])
+    cut = in_process(shop, "store", "import", "cut.jsonl", "--store", "sqlite:///none.db")
+    assert (cut.exit_code, "finish the export that made it" in cut.err) == (1, True)
+    assert not (shop / "none.db").exists()
+    nowhere = in_process(shop, "store", "import", "log.jsonl", "--store", "memory://shop")
+    assert (nowhere.exit_code, "a memory store serves one process" in nowhere.err) == (1, True)
     assert in_process(shop, "store", "import", "missing.jsonl", *COPY).exit_code == 2
     assert in_process(shop, "store", "export", "x.jsonl", "--store", "sqlite:///none.db").exit_code == 1
     assert not (shop / "x.jsonl").exists()

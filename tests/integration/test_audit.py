@@ -16,8 +16,9 @@ from actors.snapshots import Snapshots
 from cluster.application import default_application
 from store import EventStore, audit, open_store, paging
 from store.audit import Finding, ShardAudit, audit_shard, unsupported_snapshots
-from store.errors import UndecodableEvent
+from store.errors import StoreDamaged, UndecodableEvent
 from store.identity import shard_of
+from store.records import Snapshot
 from store.streams import StreamChecker
 from tests.logs import EVENTS, Log, created, ordered
 from tests.postgres import Sql
@@ -30,6 +31,9 @@ OTHER_SHARD = (SHARD + 1) % SHARDS
 KEY_THERE = next(f"y-{n}" for n in range(100) if shard_of(f"y-{n}", SHARDS) == OTHER_SHARD)
 STREAM = f"customer-{KEY}"
 STREAM_THERE = f"customer-{KEY_THERE}"
+
+PAGE_BYTES = 4096
+"""SQLite's."""
 
 Plant = Callable[..., None]
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -311,6 +315,33 @@ async def test_a_snapshot_that_holds_no_text_or_number_is_found(
     plant(f"UPDATE snapshots SET {damage}")
     (finding,) = await findings(store)
     assert str(finding).startswith(f"{place}: snapshot: ")
+
+
+@on_sqlite
+async def test_what_the_database_can_not_read_is_found_and_all_else_is_audited(url: str, tmp_path: Path) -> None:
+    keys = [f"c-{number}" for number in range(400)]
+    kept = await open_store(url, shards=SHARDS)
+    log = await Log.on(kept)
+    await log.write(*map(created, keys))
+    await kept.write_snapshots([Snapshot(f"customer-{key}", 1, "f", f"Snapshot of {key}.", 0) for key in keys])
+    heads = await kept.heads()
+    await kept.close()
+    content = bytearray((tmp_path / "audited.db").read_bytes())
+    for text in (b"Name of c-200", b"Snapshot of c-200."):
+        page = content.index(text) // PAGE_BYTES * PAGE_BYTES
+        content[page : page + PAGE_BYTES] = b"\xff" * PAGE_BYTES
+    (tmp_path / "audited.db").write_bytes(content)
+    store = await open_store(url)
+    audits = [await audit_shard(store, EVENTS, shard, lambda more: None) for shard in range(SHARDS)]
+    damaged = shard_of("c-200", SHARDS)
+    assert [(found.check, found.shard) for each in audits for found in each.findings] == [("reading", damaged)]
+    assert audits[damaged].events < heads[damaged]
+    assert all(each.events == heads[each.shard] for each in audits if each.shard != damaged)
+    (finding,) = [finding async for finding in unsupported_snapshots(store, lambda more: None)]
+    assert str(finding).startswith("the store: reading: not all snapshots can be looked at: ")
+    with pytest.raises(StoreDamaged, match="audit store"):
+        await store.read_snapshots([f"customer-{key}" for key in keys])
+    await store.close()
 
 
 @on_sqlite

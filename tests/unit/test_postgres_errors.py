@@ -7,7 +7,7 @@ import ssl
 import asyncpg
 import pytest
 
-from store import EventrayError, InvalidValue, OutcomeUnknown, StoreRejected, StoreUnavailable
+from store import EventrayError, InvalidValue, OutcomeUnknown, StoreDamaged, StoreRejected, StoreUnavailable
 from store.postgres_database import PostgresDatabase
 from store.postgres_errors import store_error, undone_by_rival
 
@@ -28,7 +28,8 @@ def kind(error: EventrayError) -> tuple[str, bool | None]:
     [
         *((state, (StoreRejected, None)) for state in ("23505", "23502", "22021", "22003")),
         *((state, (StoreUnavailable, True)) for state in ("40001", "40P01", "55P03", "57014", "53200", "53300")),
-        *((state, (StoreUnavailable, False)) for state in ("53100", "25006", "42501", "28P01", "XX001", "57P04")),
+        *((state, (StoreUnavailable, False)) for state in ("53100", "25006", "42501", "28P01", "57P04")),
+        *((state, (StoreDamaged, False)) for state in ("XX001", "XX002")),
     ],
 )  # fmt: skip
 def test_an_answer_of_the_server_is_known_whenever_it_comes(
