@@ -18,11 +18,12 @@ import structlog
 from actors.host import HostPlan
 from cluster.application import Application
 from cluster.coordination import Coordination
-from cluster.keeping import ExporterProcess, HostProcess, Keeper, ProjectionHostProcess
+from cluster.keeping import HostProcess, Keeper, ProjectionHostProcess
 from cluster.metrics import announcing
 from cluster.metrics.counting import Counts, merged, pack_samples
 from cluster.metrics.exporter import ExporterPlan
 from cluster.metrics.judging import Limits
+from cluster.metrics.process import ExporterProcess
 from cluster.metrics.runtime import process_samples
 from cluster.metrics.store import MeteredStore
 from cluster.nodes import RayNodes

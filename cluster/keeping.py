@@ -26,7 +26,6 @@ from actors.hosting import HostHealth
 from actors.metering import HostMeter
 from actors.registry import AggregateRegistry
 from cluster.metrics.counting import merged, pack_samples
-from cluster.metrics.exporter import Exporter
 from cluster.metrics.follower import FollowerCounts, follower_samples
 from cluster.metrics.host import HostCounts, host_samples
 from cluster.metrics.runtime import process_samples
@@ -217,13 +216,3 @@ class ProjectionHostProcess(Kept, ProjectionHost):
 
     def _is_open(self) -> bool:
         return self._following is not None
-
-
-class ExporterProcess(Kept, Exporter):
-    """An exporter, as a process of a runtime."""
-
-    def _is_open(self) -> bool:
-        return self._url is not None
-
-    def _before_the_end(self) -> None:
-        self.withdraw()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.keeping import ExporterProcess
 from cluster.metrics import announcing, exporter
 from cluster.metrics.announcing import announce, sweep, withdraw
 from cluster.metrics.exporter import ExporterPlan
 from cluster.metrics.judging import Limits
+from cluster.metrics.process import ExporterProcess
 from store import process
 from store.records import Writer
 
