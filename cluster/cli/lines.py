@@ -130,10 +130,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         twice = next(name for at, (name, _) in enumerate(pairs) if name in dict(pairs[:at]))
         raise InvalidCommand(shown(twice), shown(members[twice]), "it was given twice: give it once")
-    for name, value in pairs:
-        if isinstance(value, str) and holds_lone_surrogates(
-            value
-        ):  # to name the field, which pydantic's parser doesn't
+    for name, value in pairs:  # pydantic would refuse them too, but not name the field
+        if isinstance(value, str) and holds_lone_surrogates(value):
             raise InvalidCommand(shown(name), shown(value), "leave out lone surrogates")
     return members
 
