@@ -30,7 +30,7 @@ from actors.customers import CreateCustomer, CreateOrder, PromoteToVip
 from actors.wire import Receipt
 from benchmarks.drivers import measure_on_cluster
 from benchmarks.hosts import healths
-from benchmarks.load import submit_all, workload
+from benchmarks.load import spare_collector, submit_all, workload
 from benchmarks.lone import LONE_COMMANDS, measure_lone
 from benchmarks.peers import measure_peers
 from benchmarks.places import Place, place
@@ -89,6 +89,7 @@ async def measure_runtime(
     url = await found.new_url(name)
     async with Runtime.open(url) as runtime:
         await until_all_serve(runtime.status)
+        spare_collector()
         lone = await measure_lone(runtime, found, name)
         before = await commits_so_far(url)
         load = await submit_all(runtime, iter(awaited), arguments.in_flight)
@@ -136,6 +137,7 @@ async def measure_round(found: Place, number: int, arguments: argparse.Namespace
             for count in (arguments.peer_commands, PEER_BATCHES * arguments.peer_commands)
         )
         sizes = (arguments.batch, arguments.large_batch)
+        spare_collector()
         peers = await measure_peers(found, f"peer_{number}", singles, batched, sizes)
     commands = workload(arguments.customers, per_customer)
     awaited = list(itertools.islice(commands, arguments.commands))

@@ -19,7 +19,7 @@ import ray
 
 from actors import Command
 from benchmarks.latencies import Latencies
-from benchmarks.load import Load, submit_all, workload
+from benchmarks.load import Load, spare_collector, submit_all, workload
 from benchmarks.machine import describe
 from cluster import Runtime
 from cluster.lag import catch_up
@@ -69,6 +69,7 @@ def drive(plan: Drive, gate: Any) -> tuple[str, Load]:
 
 async def _drive(plan: Drive, gate: Any) -> Load:
     async with Runtime.open(plan.url) as runtime:
+        spare_collector()
         await gate.arrive.remote()
         commands = workload(plan.customers, COMMANDS_PER_CUSTOMER, plan.prefix, plan.seed)
         return await submit_all(runtime, _for_a_while(commands, plan.seconds), plan.in_flight)
