@@ -7,6 +7,7 @@ here: the SQL (`read_models.py`), and which event causes what (a `Projection` sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
@@ -23,20 +24,25 @@ Rows = Mapping[Table, Mapping[Key, Row]]
 """Rows as they were before, by table and key."""
 
 
+NOTHING: dict[str, Any] = {}
+"""Most rows are changed in one way only; never filled."""
+
+
 class RowChange:
     """What happens to one row. `insert`: the whole new row; `delete`: the old row goes first."""
 
     __slots__ = ("adds", "delete", "insert", "sets")
 
-    def __init__(self, insert: dict[str, Any] | None = None, delete: bool = False) -> None:
-        self.insert = insert
-        self.delete = delete
-        self.sets: dict[str, Any] = NOTHING
-        self.adds: dict[str, Any] = NOTHING
+    def __init__(
+        self,
+        insert: dict[str, Any] | None = None,
+        delete: bool = False,
+        sets: dict[str, Any] = NOTHING,
+        adds: dict[str, Any] = NOTHING,
+    ) -> None:
+        self.insert, self.delete, self.sets, self.adds = insert, delete, sets, adds
 
 
-NOTHING: dict[str, Any] = {}
-"""Most rows are changed in one way only; never filled."""
 NO_ROWS: Rows = {}
 
 
@@ -83,8 +89,11 @@ class Changes:
 
     def set(self, table: Table, key: Key, **values: Any) -> None:
         """Give columns of a row new values. Only for rows that events of one shard feed."""
-        change = self._change(table, key)
-        if change.insert is not None:
+        rows = self._rows(table)
+        change = rows.get(key)
+        if change is None:
+            rows[key] = RowChange(sets=values)
+        elif change.insert is not None:
             change.insert.update(values)
         elif not change.delete:
             change.adds = {column: amount for column, amount in change.adds.items() if column not in values}
@@ -92,12 +101,13 @@ class Changes:
 
     def add(self, table: Table, key: Key, **amounts: Any) -> None:
         """Increase columns of a row (or decrease them, by negative amounts). Right for rows fed by several shards."""
-        change = self._change(table, key)
-        if change.insert is not None:
+        rows = self._rows(table)
+        change = rows.get(key)
+        if change is None:
+            rows[key] = RowChange(adds=amounts)
+        elif change.insert is not None:
             _increase(change.insert, amounts)
-        elif change.adds is NOTHING and change.sets is NOTHING:
-            change.adds = NOTHING if change.delete else amounts
-        else:
+        elif not change.delete:
             _increase(change.sets, {column: amounts.pop(column) for column in change.sets.keys() & amounts.keys()})
             change.adds = {**change.adds}
             _increase(change.adds, amounts)
@@ -127,12 +137,12 @@ class Changes:
     def items(self) -> Iterator[tuple[Table, list[tuple[Key, RowChange]]]]:
         """Yield each changed table with its rows in key order, so that two writers lock rows in one order."""
         for table, rows in self._tables.items():
-            yield table, sorted(rows.items(), key=_first)
+            yield table, sorted(rows.items(), key=itemgetter(0))
 
     def sums(self) -> Iterator[tuple[Table, list[tuple[Key, dict[str, Any]]]]]:
         """Yield each accumulated table with its rows' amounts, in key order."""
         for table, rows in self._sums.items():
-            yield table, sorted(rows.items(), key=_first)
+            yield table, sorted(rows.items(), key=itemgetter(0))
 
     def _rows(self, table: Table) -> dict[Key, RowChange]:
         rows = self._tables.get(table)
@@ -142,21 +152,10 @@ class Changes:
             rows = self._tables[table] = {}
         return rows
 
-    def _change(self, table: Table, key: Key) -> RowChange:
-        rows = self._rows(table)
-        change = rows.get(key)
-        if change is None:
-            change = rows[key] = RowChange()
-        return change
-
 
 def _increase(row: dict[str, Any], amounts: Mapping[str, Any]) -> None:
     for column, amount in amounts.items():
         row[column] = (row.get(column) or 0) + amount
-
-
-def _first(item: tuple[Key, Any]) -> Key:
-    return item[0]
 
 
 def _key(table: Table, row: dict[str, Any]) -> Key:

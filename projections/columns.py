@@ -33,7 +33,7 @@ class Money(TypeDecorator[Decimal]):
         """Raises ValueError for what the column can't hold exactly."""
         if value is None:
             return None
-        exact = Decimal(value).scaleb(DECIMALS)
+        exact = (value if type(value) is Decimal else Decimal(value)).scaleb(DECIMALS)
         units = int(exact)
         if units != exact or abs(units) > INT64_MAX:
             raise ValueError(f"{value} is no amount of at most {DECIMALS} decimals and {INT64_MAX} ten-thousandths")

@@ -66,14 +66,14 @@ class Folder:
         Raises ProjectionFailed at the first that a method fails at, or of the first of those that it gets at once.
         """
         records, events = decoded
-        methods, changes = self._methods, Changes(rows)
-        place = 0
-        while place < len(records):
-            method, first = methods[records[place].type], place
+        methods, changes = [self._methods[record.type] for record in records], Changes(rows)
+        place, size = 0, len(records)
+        while place < size:
+            method, first = methods[place], place
             place += 1
             try:
                 if method.takes_many:
-                    while place < len(records) and methods[records[place].type] is method:
+                    while place < size and methods[place] is method:
                         place += 1
                     returned = method.function(self._projection, events[first:place], changes)
                 else:

@@ -34,11 +34,11 @@ from projections.read_models import ReadModels
 from projections.relay import Commands, RelayLimits, RelayState
 from projections.sampling import AuditState, SampleLimits
 from store.codec import EventRegistry
+from store.columns import records_of
 from store.events import Event
 from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
-from store.records import EventRecord
 from store.urls import short_name
 from store.values import PAYLOAD_SIZE_MAX_BYTES
 
@@ -160,7 +160,7 @@ class ProjectionHost:
         """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
         self._listeners.push(blob)
         if self._following is not None:
-            records = [EventRecord._make(fields) for fields in msgpack.unpackb(blob)]
+            records = records_of(msgpack.unpackb(blob, use_list=False))
             self._following.push(records)
             self._meter.pushed(len(records))
 

@@ -8,6 +8,7 @@ docs/adr/0003.) Not here: transactions, and what the checkpoints mean.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -145,16 +146,16 @@ def _chunks(keys: list[Key], size: int) -> Iterator[list[Key]]:
 
 
 def _updates(target: Table, rows: Rows, dialect: Dialect) -> Iterator[Statement]:
-    by_columns: dict[tuple[Names, Names], list[tuple[Key, RowChange]]] = {}
+    by_columns: defaultdict[tuple[Names, Names], list[tuple[Key, RowChange]]] = defaultdict(list)
     for row in rows:
-        change = row[1]
-        if change.sets or change.adds:
-            by_columns.setdefault((tuple(change.sets), tuple(change.adds)), []).append(row)
-    for (sets, adds), changed in by_columns.items():
+        sets, adds = row[1].sets, row[1].adds
+        if sets or adds:
+            by_columns[tuple(sets), tuple(adds)].append(row)
+    for (set_names, added_names), changed in by_columns.items():
         columns = _key_columns(target, [key for key, _ in changed])
-        columns += [[change.sets[name] for _, change in changed] for name in sets]
-        columns += [[change.adds[name] for _, change in changed] for name in adds]
-        yield from _update(target, sets, adds, dialect).with_columns(columns)
+        columns += [[change.sets[name] for _, change in changed] for name in set_names]
+        columns += [[change.adds[name] for _, change in changed] for name in added_names]
+        yield from _update(target, set_names, added_names, dialect).with_columns(columns)
 
 
 def _increments(target: Table, sums: Sums, dialect: Dialect) -> Iterator[Statement]:

@@ -65,8 +65,13 @@ class EventColumns(Sequence[EventRecord]):
 
     def _rows(self) -> list[EventRecord]:
         if self._records is None:
-            self._records = list(map(_RECORD, zip(*map(self._column, range(len(self._columns))), strict=True)))
+            self._records = records_of(zip(*map(self._column, range(len(self._columns))), strict=True))
         return self._records
+
+
+def records_of(rows: Iterable[tuple[Any, ...]]) -> list[EventRecord]:
+    """Make records of rows that hold all of their fields, unchecked."""
+    return list(map(_RECORD, rows))
 
 
 def column(records: Sequence[EventRecord], name: str) -> Sequence[Any]:

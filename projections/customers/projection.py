@@ -5,6 +5,7 @@ Every event of a customer, orders too, is in the customer's shard, so a row is f
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import ClassVar
@@ -66,8 +67,8 @@ class CustomerProjection(Projection):
         changes.set(customers, event.customer_id, status=CustomerStatus.DEACTIVATED.value)
 
     def on_ordered(self, events: Sequence[OrderCreated], changes: Changes) -> None:
-        amounts: dict[str, list[Decimal]] = {}
+        amounts: defaultdict[str, list[Decimal]] = defaultdict(list)
         for event in events:
-            amounts.setdefault(event.customer_id, []).append(event.total_amount)
+            amounts[event.customer_id].append(event.total_amount)
         for customer_id, spent in amounts.items():
             changes.add(customers, customer_id, total_orders=len(spent), total_spent=sum(spent))

@@ -183,3 +183,43 @@ def test_quick_transactions_follow_each_other_sooner(
 ) -> None:
     limits = SubscriberLimits(apply_interval_s=0.04, apply_share=share)
     assert Subscriber(store, ListSink(), limits=limits)._interval_s(took_s) == interval_s
+
+
+async def test_where_many_come_in_a_second_transactions_follow_later_until_few_do(store: MemoryStore, log: Log) -> None:
+    now_s = 100.0
+    limits = SubscriberLimits(heads_interval_s=1.0, busy_events_per_s=10, busy_interval_s=0.2)
+    subscriber = Subscriber(store, ListSink(), range(SHARDS), limits=limits, clock=lambda: now_s)
+    await subscriber.start()
+    intervals_s = []
+    for events in (5, 30, 5):
+        subscriber.push(await log.write(*(created(f"{now_s}-{n}") for n in range(events))))
+        await settled(subscriber)
+        now_s += 1.0
+        await settled(subscriber)  # the second is over: how many it brought is known
+        intervals_s.append(subscriber._interval_s(0.005))
+    assert intervals_s == [0.01, 0.2, 0.01]
+
+
+async def test_a_reader_is_not_kept_by_the_pause_between_large_transactions(store: MemoryStore, log: Log) -> None:
+    sink = ListSink()
+    limits = SubscriberLimits(
+        apply_interval_s=NEVER_S, heads_interval_s=NEVER_S, busy_events_per_s=0, busy_interval_s=NEVER_S
+    )
+    subscriber = Subscriber(store, sink, range(SHARDS), limits=limits)
+    await subscriber.start()
+    running = asyncio.create_task(subscriber.run())
+    for n in range(3):
+        records = await log.write(created(f"c-{n}"))
+        subscriber.push(records)
+        await subscriber.wait_for(records[-1].shard, records[-1].position, 5)
+    assert len(sink.taken) == 3
+    subscriber.stop()
+    await running
+
+
+@pytest.mark.parametrize(("interval_s", "share"), [(0.0, 0.5), (0.2, 0.0)])
+def test_an_interval_that_never_changes_is_the_same_where_many_come(
+    store: MemoryStore, interval_s: float, share: float
+) -> None:
+    limits = SubscriberLimits(apply_interval_s=interval_s, apply_share=share, busy_events_per_s=0)
+    assert Subscriber(store, ListSink(), limits=limits)._interval_s(0.1) == interval_s
