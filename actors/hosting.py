@@ -276,7 +276,8 @@ class HostCore:
     async def _load(self, lacking: list[tuple[Shard, Wants]]) -> None:
         """Read what these shards want, all ids and all streams together. Retried while it may pass."""
         keys = {key for _, wants in lacking for key in wants.keys}
-        streams = {stream for _, wants in lacking for stream in wants.streams}
+        by_shard = sorted(lacking, key=lambda each: each[0].number)
+        streams = dict.fromkeys(stream for _, wants in by_shard for stream in wants.streams)
         found: dict[tuple[int, str, str], EventRecord] = {}
         loaded = Loaded({}, {}, [])
         broken: EventrayError | None = None

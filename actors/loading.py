@@ -24,11 +24,11 @@ from store.events import Event
 from store.ports import EventReader
 from store.records import EventRecord, Histories, versions_restored
 
-FIRST_STREAMS_MAX = 1_000
-"""Streams in the first query; most of a host's are new, and have no events."""
+FIRST_STREAMS = 32
+"""Streams in each of the first queries: few, since each may be long; most of a host's are new, and have no events."""
 GROWTH = 4
-READS_UNDER_WAY = 2
-"""So that the reading thread has its next query at hand when it is done with one, while the event loop folds."""
+READS_UNDER_WAY = 3
+"""So that two reading threads have a next query at hand when one is done, while the event loop folds."""
 RECORDS_WANTED = 1_000
 """Events that a query is meant to bring: few enough that folding them holds up nobody."""
 
@@ -49,9 +49,13 @@ async def load_aggregates(
     streams: Collection[str],
     registry: AggregateRegistry,
     snapshots: Snapshots,
-    first_streams: int = FIRST_STREAMS_MAX,
+    first_streams: int = FIRST_STREAMS,
 ) -> Loaded:
-    """Load the aggregates of these streams as they are; `first_streams` in the first query. Raises StoreUnavailable."""
+    """Load the aggregates of these streams as they are; `first_streams` in the first query. Raises StoreUnavailable.
+
+    They are read in the order given. Streams of one shard lie together, so with one shard's behind another's fewer
+    pages have to be read.
+    """
     classes = {stream: registry.aggregate_of(stream) for stream in streams}
     loading = _Loading(store, registry, classes, snapshots)
     await loading.load(snapshots.fingerprints(classes), first_streams)

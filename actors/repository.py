@@ -19,7 +19,7 @@ from actors.snapshots import Snapshots
 from store.codec import EventRegistry
 from store.columns import column
 from store.errors import InvalidValue
-from store.identity import checked_id
+from store.identity import checked_id, shard_of
 from store.ports import EventReader, EventStore
 from store.records import EventRecord, micros, versions_restored
 from store.writing import OfflineWriter
@@ -80,7 +80,11 @@ class Repository:
         Raises the error of the first that can't be read, as `load` does.
         """
         ids = {aggregate_class(checked_id(aggregate_class.id_field, each)).stream: each for each in aggregate_ids}
-        loaded = await load_aggregates(self._writer.store, ids, self._registry, Snapshots(), FIRST_STREAMS)
+        store = self._writer.store
+        streams: Iterable[str] = ids
+        if aggregate_class.partition_key_field == aggregate_class.id_field:
+            streams = sorted(ids, key=lambda stream: shard_of(ids[stream], store.shards))
+        loaded = await load_aggregates(store, list(streams), self._registry, Snapshots(), FIRST_STREAMS)
         for error in loaded.unreadable.values():
             raise error
         found: dict[str, SomeAggregate] = {}

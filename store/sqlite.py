@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -41,6 +42,8 @@ from store.sqlite_rows import (
 )
 
 T = TypeVar("T")
+READ_THREADS = 2
+"""Each with its connection and its cache of pages: queries that many aggregates wait for run side by side."""
 INSERT_ROWS_MAX = 512
 """Rows in one INSERT. What is left goes in smaller powers of two, so that few statements are compiled, each once."""
 INSERT = f"INSERT INTO events ({', '.join(EventRecord._fields)}) VALUES "  # noqa: S608
@@ -77,9 +80,10 @@ class SqliteStore(SqlStore):
         super().__init__(identity, _engine(file))
         self._file = file
         self._write_thread = ThreadPoolExecutor(1, "eventray-store-write")
-        self._read_thread = ThreadPoolExecutor(1, "eventray-store-read")
+        self._read_threads = ThreadPoolExecutor(READ_THREADS, "eventray-store-read")
         self._write_connection: sqlite3.Connection | None = None
-        self._read_connection: sqlite3.Connection | None = None
+        self._read_connections: list[sqlite3.Connection] = []
+        self._this_thread = threading.local()
         self._snapshot_connection: sqlite3.Connection | None = None
         self._closed = False
 
@@ -87,9 +91,9 @@ class SqliteStore(SqlStore):
         if self._closed:
             return
         self._closed = True
-        for thread in (self._write_thread, self._read_thread):
+        for thread in (self._write_thread, self._read_threads):
             await asyncio.to_thread(thread.shutdown)
-        for connection in (self._write_connection, self._read_connection, self._snapshot_connection):
+        for connection in (self._write_connection, *self._read_connections, self._snapshot_connection):
             if connection is not None:
                 connection.close()
         await self._engine.dispose()
@@ -113,10 +117,10 @@ class SqliteStore(SqlStore):
             wanted = sorted(versions_restored(fingerprints, snapshots).items())
             return Histories(snapshots, self._read_records(READ_STREAMS, json.dumps(wanted), limit))
 
-        return await self._on_thread(self._read_thread, read)
+        return await self._on_thread(self._read_threads, read)
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
-        return await self._on_thread(self._read_thread, lambda: self._read_snapshots(streams))
+        return await self._on_thread(self._read_threads, lambda: self._read_snapshots(streams))
 
     async def snapshot_places(self) -> AsyncIterator[Sequence[SnapshotPlace]]:
         last_row = 0
@@ -225,10 +229,10 @@ class SqliteStore(SqlStore):
     # Threads and connections
 
     async def _records(self, query: str, *values: Any) -> Sequence[EventRecord]:
-        return await self._on_thread(self._read_thread, lambda: self._read_records(query, *values))
+        return await self._on_thread(self._read_threads, lambda: self._read_records(query, *values))
 
     async def _fetch(self, query: str, *values: Any) -> list[Any]:
-        (rows,) = await self._on_thread(self._read_thread, lambda: self._read_row(query, values))
+        (rows,) = await self._on_thread(self._read_threads, lambda: self._read_row(query, values))
         return list(json.loads(rows))
 
     def _read_records(self, query: str, *values: Any) -> Sequence[EventRecord]:
@@ -249,12 +253,18 @@ class SqliteStore(SqlStore):
     def _read_row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the one row that a query has."""
         try:
-            if self._read_connection is None:
-                self._read_connection = self._file.connect()
-            row: tuple[Any, ...] = self._read_connection.execute(query, values).fetchone()
+            row: tuple[Any, ...] = self._reading_connection().execute(query, values).fetchone()
         except sqlite3.Error as error:
             raise store_error(error) from error
         return row
+
+    def _reading_connection(self) -> sqlite3.Connection:
+        """Return the one of the reading thread that asks. Raises sqlite3.Error."""
+        connection: sqlite3.Connection | None = getattr(self._this_thread, "connection", None)
+        if connection is None:
+            connection = self._this_thread.connection = self._file.connect()
+            self._read_connections.append(connection)
+        return connection
 
     def _writing_connection(self) -> sqlite3.Connection:
         if self._write_connection is None:

@@ -39,6 +39,8 @@ class FaultyStore(Forwarding):
         """What the store itself refused; a host whose memory is right causes none."""
         self.lookups: list[Keys] = []
         self.stream_reads: list[set[str]] = []
+        self.streams_in_order: list[str] = []
+        """Those of `stream_reads`, as they were asked for."""
         self.reads: list[dict[str, int]] = []
         """Versions after which streams were read."""
         self.snapshot_gate = asyncio.Event()
@@ -70,6 +72,7 @@ class FaultyStore(Forwarding):
 
     async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
         self.stream_reads.append(set(fingerprints))
+        self.streams_in_order += fingerprints
         histories = await self.inner.read_histories(fingerprints, limit)
         self.reads.append(versions_restored(fingerprints, histories.snapshots))
         return histories

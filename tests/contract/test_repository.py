@@ -24,6 +24,7 @@ from actors.repository import Repository, load_aggregate
 from actors.snapshots import Snapshots
 from store import ConcurrencyError, EventStore, InvalidValue, ports, records
 from store.identity import shard_of
+from store.records import Histories
 from tests.contract.rows import SHARDS
 from tests.logs import RECORDED_AT, Log, created
 
@@ -55,6 +56,23 @@ async def test_what_is_saved_is_got_again(store: EventStore) -> None:
         await repository.save(order)
     heads = await store.heads()
     assert heads == {**dict.fromkeys(range(SHARDS), 0), shard_of("c-1", SHARDS): 4}
+
+
+async def test_many_are_read_shard_by_shard(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_histories = store.read_histories
+
+    async def watched(fingerprints: dict[str, str | None], limit: int | None = None) -> Histories:
+        read.extend(fingerprints)
+        return await read_histories(fingerprints, limit)
+
+    monkeypatch.setattr(store, "read_histories", watched)
+    ids = [f"c-{number}" for number in range(60)]
+    await Repository(store, REGISTRY).get_many(Customer, ids)
+    shards = [shard_of(stream.removeprefix("customer-"), SHARDS) for stream in read]
+    assert (len(shards), shards) == (60, sorted(shards))
+    await Repository(store, REGISTRY).get_many(Order, ids)
+    assert read[60:] == [f"order-{each}" for each in ids], "an order's shard is not known by its id"
 
 
 async def test_many_are_got_as_one_by_one(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:

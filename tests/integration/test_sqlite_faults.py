@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -104,6 +105,29 @@ async def test_a_writer_stopped_before_its_commit_is_ended_and_leaves_nothing(
     assert await store.read_stream("note-stopped", 0, 10) == []
     assert [record.stream for record in await store.read_shard(1, 0, 10)] == ["note-successor"] * 2
     await store.close()
+
+
+async def test_two_reads_run_side_by_side_and_leave_no_connection_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(tmp_path / "s.db")
+    both_there = threading.Barrier(2, timeout=5)
+    connections: list[sqlite3.Connection] = []
+    reading_connection = store._reading_connection
+
+    def meeting() -> sqlite3.Connection:
+        connections.append(reading_connection())
+        both_there.wait()
+        return connections[-1]
+
+    monkeypatch.setattr(store, "_reading_connection", meeting)
+    assert await asyncio.gather(store.read_stream("note-1", 0, 1), store.read_stream("note-2", 0, 1)) == [[], []]
+    first, second = connections
+    assert first is not second
+    await store.close()
+    for connection in connections:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
 
 
 async def test_taking_over_ends_a_stopped_writer_that_holds_the_file(

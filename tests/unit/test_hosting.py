@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from actors import Aggregate, Command
+from actors import Aggregate, Command, loading
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, DeactivateCustomer, PromoteToVip
 from actors.errors import CommandIdReused, CommandTimeout, DomainError, InvalidCommand, NotOwner, StaleCall
 from actors.registry import AggregateRegistry
@@ -350,6 +350,17 @@ async def test_all_that_a_batch_lacks_is_read_in_one_query(host: HostUnderTest) 
     )
     assert len(host.store.stream_reads) == 1
     assert len(host.store.lookups) == 1
+
+
+async def test_streams_are_read_shard_by_shard(host: HostUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "GROWTH", 1)
+    ids = [f"c-{n}" for n in range(5 * loading.FIRST_STREAMS)]
+    commands = (CreateCustomer(customer_id=each, name="A", email="a@example.com") for each in ids)
+    await host.execute(*(host.message(command, command.customer_id, first_send=True) for command in commands))
+    read = [shard_of(stream.removeprefix("customer-"), host.store.shards) for stream in host.store.streams_in_order]
+    assert len(host.store.stream_reads) == 5
+    assert len(read) == len(ids)
+    assert read == sorted(read)
 
 
 def warm_and_cold(host: HostUnderTest) -> tuple[str, str]:
