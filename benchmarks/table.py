@@ -62,6 +62,12 @@ ROWS = (
     Row("… p99, ms", "projections", "commit to visible, p99, ms", "200"),
     Row("first command to a customer not in memory, 100 events each, customers/s", "cold", "first_commands_per_s"),
     Row("… / `eventsourcing`: get, change, save", "cold", "over_eventsourcing", "15"),
+    Row(
+        "… each by its defaults: ours from snapshots / `eventsourcing` without",
+        "cold",
+        "with_snapshots_over_eventsourcing_without",
+        "15",
+    ),
     Row("the same from snapshots, customers/s", "cold", "with_snapshots_first_commands_per_s"),
     Row("… / `eventsourcing` from its snapshots", "cold", "with_snapshots_over_eventsourcing"),
     Row("aggregates folded, `get_many`, events/s", "replay", "fold, Repository.get_many, events/s", "250,000"),
