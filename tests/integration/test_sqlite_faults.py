@@ -121,7 +121,8 @@ async def test_two_reads_run_side_by_side_and_leave_no_connection_behind(
         return connections[-1]
 
     monkeypatch.setattr(store, "_reading_connection", meeting)
-    assert await asyncio.gather(store.read_stream("note-1", 0, 1), store.read_stream("note-2", 0, 1)) == [[], []]
+    found = await asyncio.gather(store.read_stream("note-1", 0, 1), store.read_stream("note-2", 0, 1))
+    assert [list(records) for records in found] == [[], []]
     first, second = connections
     assert first is not second
     await store.close()
