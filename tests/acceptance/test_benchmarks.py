@@ -92,14 +92,19 @@ def test_the_replay_benchmark_runs_and_folds_what_was_written() -> None:
         assert 0 < figure["min"] <= figure["median"] <= figure["max"], name
 
 
-@pytest.mark.timeout(60)
-def test_a_store_that_grows_pauses_and_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.timeout(120)
+def test_a_store_that_grows_pauses_and_goes_on_where_it_was_and_commands_come_to_it(tmp_path: Path) -> None:
     growing = ("--growth", "--events", "2000", "--points", "2", "--pause-after", "0", "--directory", str(tmp_path))
     first, second, third = (benchmark(*growing, of="store")["growth"] for _ in range(3))
     assert [point["events"] for point in first] == [1000]
     assert [point["events"] for point in second] == [1000, 2000]
     assert third == second
     assert second[-1]["read/s"] > 0
+    grown = ("--directory", str(tmp_path), "--streams", "200", "--commands", "400", "--repeats", "1")
+    figures = {name: each["median"] for name, each in benchmark(*grown, of="grown")["figures"].items()}
+    raw = second[-1]["raw append/s"] / second[0]["raw append/s"]
+    assert figures["slow-down / raw driver's"] == pytest.approx(figures["grown / new"] / raw)
+    assert figures["grown, customers not in memory, commands/s"] > 0
 
 
 @pytest.mark.timeout(120)
