@@ -17,7 +17,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from actors.errors import InvalidCommand, NotOwner, Overloaded, StaleCall
-from actors.loading import Loaded, load_aggregates
+from actors.loading import FIRST_STREAMS, Loaded, load_aggregates
 from actors.mail import OpenCall, Pending, Turn
 from actors.passivation import forget_unused
 from actors.registry import AggregateRegistry
@@ -105,6 +105,7 @@ class HostCore:
         self._writer = Writer(store, self._shards, publish, self._advance, self._spawn)
         self._sessions: OrderedDict[str, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._first_streams = FIRST_STREAMS
         self._arrivals = 0
         self._open_calls: set[OpenCall] = set()
         self._held_back: list[Shard] = []
@@ -279,16 +280,19 @@ class HostCore:
         by_shard = sorted(lacking, key=lambda each: each[0].number)
         streams = dict.fromkeys(stream for _, wants in by_shard for stream in wants.streams)
         found: dict[tuple[int, str, str], EventRecord] = {}
-        loaded = Loaded({}, {}, [])
+        loaded = Loaded({}, {}, [], self._first_streams)
         broken: EventrayError | None = None
         try:
             async for attempt in AsyncRetrying(retry=_may_pass, wait=wait_random_exponential(0.02, 1), reraise=True):
                 with attempt:
                     found = await self._store.find_commands(keys) if keys else {}
                     if streams:
-                        loaded = await load_aggregates(self._store, streams, self._registry, self._snapshots.snapshots)
+                        loaded = await load_aggregates(
+                            self._store, streams, self._registry, self._snapshots.snapshots, self._first_streams
+                        )
         except StoreUnavailable as error:
             broken = error
+        self._first_streams = loaded.first_streams
         self._snapshots.take_long(loaded.long, time.time_ns() // 1000)
         for shard, wants in lacking:
             if broken is not None:

@@ -25,7 +25,9 @@ from store.ports import EventReader
 from store.records import EventRecord, Histories, versions_restored
 
 FIRST_STREAMS = 32
-"""Streams in each of the first queries: few, since each may be long; most of a host's are new, and have no events."""
+"""Streams in each of the first queries, where nothing is known of them: few, since each may be long."""
+FIRST_STREAMS_MAX = 256
+"""The same, where those loaded before were short: most of a host's are new, and have no events."""
 GROWTH = 4
 READS_UNDER_WAY = 3
 """So that two reading threads have a next query at hand when one is done, while the event loop folds."""
@@ -42,6 +44,8 @@ class Loaded(NamedTuple):
     """Why the code can't fold what is stored, by stream."""
     long: list[Aggregate]
     """Those for which more events were folded than a snapshot is to spare."""
+    first_streams: int
+    """Streams for each of the first queries of the next load, if its streams are as long as these."""
 
 
 async def load_aggregates(
@@ -51,7 +55,7 @@ async def load_aggregates(
     snapshots: Snapshots,
     first_streams: int = FIRST_STREAMS,
 ) -> Loaded:
-    """Load the aggregates of these streams as they are; `first_streams` in the first query. Raises StoreUnavailable.
+    """Load the aggregates of these streams as they are; `first_streams` in a first query. Raises StoreUnavailable.
 
     They are read in the order given. Streams of one shard lie together, so with one shard's behind another's fewer
     pages have to be read.
@@ -71,7 +75,7 @@ async def load_aggregates(
         loading.restored_versions = {
             stream: version for stream, version in loading.restored_versions.items() if stream not in whole.aggregates
         }
-    return Loaded(loading.aggregates, loading.unreadable, loading.long())
+    return Loaded(loading.aggregates, loading.unreadable, loading.long(), loading.first_streams_next())
 
 
 class _Loading:
@@ -91,11 +95,13 @@ class _Loading:
         """Of the snapshots that were used, by stream."""
         self.damaged: list[str] = []
         """Streams whose snapshot can't be used, though what was read of them begins behind it."""
+        self._records = 0
 
     async def load(self, fingerprints: Mapping[str, str | None], first_streams: int) -> None:
         """Load these streams, with a snapshot where it has the fingerprint."""
         async with aclosing(_read(self._store, fingerprints, first_streams)) as portions:
             async for wanted, (kept, records) in portions:
+                self._records += len(records)
                 restored = self._snapshots.restore(kept.values(), self._classes)
                 begun = versions_restored(wanted, kept)
                 self.damaged += [stream for stream in wanted if begun[stream] and stream not in restored]
@@ -138,6 +144,11 @@ class _Loading:
             for stream, error in self.unreadable.items()
             if stream in self.restored_versions and isinstance(error, ApplyFailed | BrokenHistory)
         ]
+
+    def first_streams_next(self) -> int:
+        """Return how many streams like these bring as many events as a query is meant to, within bounds."""
+        streams = RECORDS_WANTED * len(self._classes) // (self._records + 1)
+        return min(max(streams, FIRST_STREAMS), FIRST_STREAMS_MAX)
 
     def long(self) -> list[Aggregate]:
         """Return the aggregates for which more events were folded than a snapshot is to spare."""

@@ -363,6 +363,23 @@ async def test_streams_are_read_shard_by_shard(host: HostUnderTest, monkeypatch:
     assert read == sorted(read)
 
 
+async def test_the_first_queries_ask_for_more_streams_once_those_loaded_were_short(
+    host: HostUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def create(prefix: str, count: int) -> list[int]:
+        """Create customers; return how many streams each query asked for."""
+        host.store.stream_reads.clear()
+        commands = (CreateCustomer(customer_id=f"{prefix}{n}", name="A", email="a@example.com") for n in range(count))
+        await host.execute(*(host.message(command, command.customer_id, first_send=True) for command in commands))
+        return sorted(map(len, host.store.stream_reads), reverse=True)
+
+    monkeypatch.setattr(loading, "GROWTH", 1)
+    assert await create("a", 40) == [loading.FIRST_STREAMS, 8]
+    monkeypatch.setattr(loading, "RECORDS_WANTED", 0)  # as if those that come had been long
+    assert await create("b", 300) == [loading.FIRST_STREAMS_MAX, 44]
+    assert await create("c", 40) == [loading.FIRST_STREAMS, 8]
+
+
 def warm_and_cold(host: HostUnderTest) -> tuple[str, str]:
     """Two customers of different shards."""
     shards = host.store.shards
