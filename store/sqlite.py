@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -29,28 +28,14 @@ from store.records import EventRecord, Histories, ShardAppend, Snapshot, Snapsho
 from store.schema import StoreIdentity
 from store.sql import SqlStore, Work
 from store.sqlite_file import UNFIT_VALUE, SqliteFile, primary_code, store_error
-from store.sqlite_rows import (
-    FIND_COMMANDS,
-    READ_SHARD,
-    READ_STREAM,
-    READ_STREAMS,
-    Unfit,
-    careful_records_of,
-    carefully,
-    records_of,
-    text_of,
-)
+from store.sqlite_reading import Reader, Readers
+from store.sqlite_rows import FIND_COMMANDS, READ_SHARD, READ_STREAM, READ_STREAMS, text_of
 
 T = TypeVar("T")
-READ_THREADS = 2
-"""Each with its connection and its cache of pages: queries that many aggregates wait for run side by side."""
 INSERT_ROWS_MAX = 512
 """Rows in one INSERT. What is left goes in smaller powers of two, so that few statements are compiled, each once."""
 INSERT = f"INSERT INTO events ({', '.join(EventRecord._fields)}) VALUES "  # noqa: S608
 ROW = f"({', '.join('?' * len(EventRecord._fields))})"
-READ_SNAPSHOTS = """SELECT json_group_array(json_array(
-        hex(stream), CAST(version AS INTEGER), hex(fingerprint), hex(data), CAST(recorded_at AS INTEGER)))
-    FROM snapshots WHERE stream IN (SELECT value FROM json_each(?))"""
 # By row, not by stream: the name of a damaged row may be no text, behind which no text comes.
 SNAPSHOT_PLACES = """SELECT json_group_array(json_array(
         row, hex(stream), CAST(version AS INTEGER),
@@ -68,8 +53,6 @@ OWNED = """SELECT json_group_array(json_array(shard, epoch, head)) FROM shards
 ADVANCE = """UPDATE shards SET head = json_extract(wanted.value, '$[3]') FROM json_each(?) AS wanted
     WHERE shards.shard = json_extract(wanted.value, '$[0]') AND epoch = json_extract(wanted.value, '$[1]')
     AND head = json_extract(wanted.value, '$[2]')"""
-NOT_JSON = (sqlite3.SQLITE_ERROR, 0)
-"""What SQLite says where a value is a BLOB, and what Python's driver says where a text is not UTF-8."""
 WRITING = "eventray_writing"
 
 
@@ -80,10 +63,8 @@ class SqliteStore(SqlStore):
         super().__init__(identity, _engine(file))
         self._file = file
         self._write_thread = ThreadPoolExecutor(1, "eventray-store-write")
-        self._read_threads = ThreadPoolExecutor(READ_THREADS, "eventray-store-read")
+        self._readers = Readers(file)
         self._write_connection: sqlite3.Connection | None = None
-        self._read_connections: list[sqlite3.Connection] = []
-        self._this_thread = threading.local()
         self._snapshot_connection: sqlite3.Connection | None = None
         self._closed = False
 
@@ -91,9 +72,9 @@ class SqliteStore(SqlStore):
         if self._closed:
             return
         self._closed = True
-        for thread in (self._write_thread, self._read_threads):
-            await asyncio.to_thread(thread.shutdown)
-        for connection in (self._write_connection, *self._read_connections, self._snapshot_connection):
+        await asyncio.to_thread(self._write_thread.shutdown)
+        await self._readers.close()
+        for connection in (self._write_connection, self._snapshot_connection):
             if connection is not None:
                 connection.close()
         await self._engine.dispose()
@@ -112,15 +93,15 @@ class SqliteStore(SqlStore):
     async def read_histories(self, fingerprints: Mapping[str, str | None], limit: int | None = None) -> Histories:
         restorable = [stream for stream, fingerprint in fingerprints.items() if fingerprint is not None]
 
-        def read() -> Histories:  # in two steps, which may see the log at two times: it only grows
-            snapshots = self._read_snapshots(restorable) if restorable else {}
+        def read(reader: Reader) -> Histories:  # in two steps, which may see the log at two times: it only grows
+            snapshots = reader.snapshots(restorable) if restorable else {}
             wanted = sorted(versions_restored(fingerprints, snapshots).items())
-            return Histories(snapshots, self._read_records(READ_STREAMS, json.dumps(wanted), limit))
+            return Histories(snapshots, reader.records(READ_STREAMS, json.dumps(wanted), limit))
 
-        return await self._on_thread(self._read_threads, read)
+        return await self._reading(read)
 
     async def read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
-        return await self._on_thread(self._read_threads, lambda: self._read_snapshots(streams))
+        return await self._reading(lambda reader: reader.snapshots(streams))
 
     async def snapshot_places(self) -> AsyncIterator[Sequence[SnapshotPlace]]:
         last_row = 0
@@ -137,14 +118,14 @@ class SqliteStore(SqlStore):
     # Writing
 
     async def append(self, appends: Sequence[ShardAppend]) -> set[int]:
-        return await self._on_thread(self._write_thread, lambda: self._append(appends))
+        return await self._writing(lambda: self._append(appends))
 
     async def settle(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        return await self._on_thread(self._write_thread, lambda: self._settle(epochs))
+        return await self._writing(lambda: self._settle(epochs))
 
     async def write_snapshots(self, snapshots: Collection[Snapshot]) -> None:
         rows = list(snapshots)
-        await self._on_thread(self._write_thread, lambda: self._write_snapshots(rows))
+        await self._writing(lambda: self._write_snapshots(rows))
 
     def _write_snapshots(self, snapshots: list[Snapshot]) -> None:
         """Write them between two appends, on a connection of their own whose commits don't wait for the disk."""
@@ -229,42 +210,15 @@ class SqliteStore(SqlStore):
     # Threads and connections
 
     async def _records(self, query: str, *values: Any) -> Sequence[EventRecord]:
-        return await self._on_thread(self._read_threads, lambda: self._read_records(query, *values))
+        return await self._reading(lambda reader: reader.records(query, *values))
 
     async def _fetch(self, query: str, *values: Any) -> list[Any]:
-        (rows,) = await self._on_thread(self._read_threads, lambda: self._read_row(query, values))
+        (rows,) = await self._reading(lambda reader: reader.row(query, *values))
         return list(json.loads(rows))
 
-    def _read_records(self, query: str, *values: Any) -> Sequence[EventRecord]:
-        try:
-            return records_of(self._read_row(query, values))
-        except Unfit:
-            pass
-        except StoreUnavailable as error:
-            if primary_code(error.__cause__ or error) not in NOT_JSON:
-                raise
-        return careful_records_of(self._read_row(carefully(query), values))
-
-    def _read_snapshots(self, streams: Collection[str]) -> dict[str, Snapshot]:
-        (rows,) = self._read_row(READ_SNAPSHOTS, (json.dumps(list(streams)),))
-        found = [Snapshot(text_of(s), version, text_of(f), text_of(d), at) for s, version, f, d, at in json.loads(rows)]
-        return {snapshot.stream: snapshot for snapshot in found}
-
-    def _read_row(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the one row that a query has."""
-        try:
-            row: tuple[Any, ...] = self._reading_connection().execute(query, values).fetchone()
-        except sqlite3.Error as error:
-            raise store_error(error) from error
-        return row
-
-    def _reading_connection(self) -> sqlite3.Connection:
-        """Return the one of the reading thread that asks. Raises sqlite3.Error."""
-        connection: sqlite3.Connection | None = getattr(self._this_thread, "connection", None)
-        if connection is None:
-            connection = self._this_thread.connection = self._file.connect()
-            self._read_connections.append(connection)
-        return connection
+    async def _reading(self, work: Callable[[Reader], T]) -> T:
+        self._check_open()
+        return await self._readers.read(work)
 
     def _writing_connection(self) -> sqlite3.Connection:
         if self._write_connection is None:
@@ -274,10 +228,13 @@ class SqliteStore(SqlStore):
                 raise store_error(error) from error
         return self._write_connection
 
-    async def _on_thread(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def _writing(self, work: Callable[[], T]) -> T:
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._write_thread, work)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("it has been closed here", False)
-        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 def _write(connection: sqlite3.Connection, appends: Sequence[ShardAppend]) -> set[int]:

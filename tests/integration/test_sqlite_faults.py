@@ -9,15 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from store import OutcomeUnknown, StoreRejected, StoreUnavailable, open_store, process, sqlite_file, taking
-from store.records import ShardAppend, Writer
+from store.records import EventRecord, ShardAppend, Writer
 from store.sqlite import SqliteStore
+from store.sqlite_file import SqliteFile
+from store.sqlite_reading import Reader
 from tests.contract.rows import append, own, rows
 
 ROOT = Path(__file__).parents[2]
@@ -107,22 +110,34 @@ async def test_a_writer_stopped_before_its_commit_is_ended_and_leaves_nothing(
     await store.close()
 
 
-async def test_two_reads_run_side_by_side_and_leave_no_connection_behind(
+async def test_two_reads_run_side_by_side_one_alone_goes_where_the_last_went_and_no_connection_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await opened(tmp_path / "s.db")
     both_there = threading.Barrier(2, timeout=5)
     connections: list[sqlite3.Connection] = []
-    reading_connection = store._reading_connection
+    connect = SqliteFile.connect
 
-    def meeting() -> sqlite3.Connection:
-        connections.append(reading_connection())
+    def meeting(file: SqliteFile) -> sqlite3.Connection:
+        made = connect(file)
+        connections.append(made)
         both_there.wait()
-        return connections[-1]
+        return made
 
-    monkeypatch.setattr(store, "_reading_connection", meeting)
+    monkeypatch.setattr(SqliteFile, "connect", meeting)
     found = await asyncio.gather(store.read_stream("note-1", 0, 1), store.read_stream("note-2", 0, 1))
     assert [list(records) for records in found] == [[], []]
+    used: list[int] = []
+    records = Reader.records
+
+    def seen(reader: Reader, *query: Any) -> Sequence[EventRecord]:
+        used.append(threading.get_ident())
+        return records(reader, *query)
+
+    monkeypatch.setattr(Reader, "records", seen)
+    for _ in range(5):
+        await store.read_stream("note-1", 0, 1)
+    assert len(set(used)) == 1
     first, second = connections
     assert first is not second
     await store.close()
