@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-CHANNELS = 2
-"""Calls of one driver under way to one host."""
 CALL_COMMANDS_MAX = 1_000
 DATABASE_CORES = 16
 WAL_MB_PER_S = 500
@@ -39,7 +37,7 @@ class Costs(NamedTuple):
     host: Line
     """Over calls for each command. The commits that go with them are in it."""
     filling: float
-    """The share of what a driver has in flight that is in its calls; the rest is being packed or answered."""
+    """The share of what a driver has in flight for a host that is in one call; the rest waits, or is being answered."""
     store: Line
     """Over appends for each command."""
     appends_per_command: float
@@ -105,7 +103,7 @@ def costs_of(points: Sequence[Mapping[str, Any]], small_calls: Mapping[str, Any]
     return Costs(
         driver=over("driver", "commands_per_call"),
         host=over("host", "commands_per_call"),
-        filling=median(p["commands_per_call"] * CHANNELS * p["hosts"] / p["in_flight"] for p in (*points, small_calls)),
+        filling=median(p["commands_per_call"] * p["hosts"] / p["in_flight"] for p in (*points, small_calls)),
         store=over("store", "commands_per_append"),
         appends_per_command=min(1 / point["commands_per_append"] for point in points),
         projection_us=median(cpu(point, "projection") for point in points),
@@ -132,7 +130,7 @@ def ceiling(costs: Costs, hosts: int, in_flight: int, cores: int = DATABASE_CORE
 
     Each driver sends to all hosts, so the more there are the fewer commands are in a call.
     """
-    calls = min(1.0, max(1 / CALL_COMMANDS_MAX, CHANNELS * hosts / (in_flight * costs.filling)))
+    calls = min(1.0, max(1 / CALL_COMMANDS_MAX, hosts / (in_flight * costs.filling)))
     host_us, driver_us = costs.host.at(calls), costs.driver.at(calls)
     rate = hosts * SECOND_US / host_us
     stored_us = costs.store.at(costs.appends_per_command) + costs.read_models_us

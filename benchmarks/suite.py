@@ -54,6 +54,7 @@ RUNS = (
     Run("projections-sqlite", "projections", ("--repeats", "2")),
     Run("projections-postgres", "projections", ("--store", "postgres", "--repeats", "2")),
     Run("scale-sqlite", "scale", ("--repeats", "2")),
+    Run("scale-postgres", "scale", ("--store", "postgres", "--repeats", "2")),
     Run("memory-sqlite", "memory"),
     Run("naive-sqlite", "naive"),
     Run("growth-sqlite", "store", ("--growth", "--events", "1000000", "--streams", "100000")),

@@ -169,7 +169,7 @@ def test_a_line_is_the_nearest_and_never_falls() -> None:
 COSTS = Costs(
     driver=Line(25, 500),
     host=Line(20, 500),
-    filling=0.5,
+    filling=0.25,
     store=Line(5, 1_000),
     appends_per_command=1 / 250,
     projection_us=10,
@@ -229,7 +229,7 @@ def test_costs_are_fitted_over_all_sizes_and_the_small_calls() -> None:
     costs = costs_of(points, point(1, 4, 4, 145.0), sqlite=False)
     assert costs.host == pytest.approx(Line(20, 500))
     assert costs.driver == Line(10, 0)
-    assert costs.filling == 0.5
+    assert costs.filling == 0.25
     assert costs.coordinator == pytest.approx(Line(10, 2))
     assert costs.sessions == pytest.approx(Line(4, 3))
     assert costs.appends_per_command == 1 / 250
