@@ -148,8 +148,9 @@ class _Walk:
             return False
         if top == self._package:
             return True
-        path = getattr(sys.modules.get(module_name), "__file__", None)
-        return top not in NOT_THE_APPLICATION and path is not None and not INSTALLED & {*Path(path).parts}
+        module = sys.modules.get(module_name)
+        path = getattr(module, "__file__", None)
+        return top not in NOT_THE_APPLICATION and _lies_outside([path] if path else getattr(module, "__path__", None))
 
     def _type(self, kind: type) -> None:
         self.note("class", kind.__qualname__)
@@ -212,7 +213,9 @@ class _Walk:
         if top == self._package or top in NOT_THE_APPLICATION or top in sys.modules:
             return top == self._package or self._is_own(top)
         spec = importlib.util.find_spec(top)
-        return spec is not None and spec.origin is not None and not INSTALLED & {*Path(spec.origin).parts}
+        return spec is not None and _lies_outside(
+            [spec.origin] if spec.has_location else spec.submodule_search_locations
+        )
 
     def _global(self, found: Any, names: Iterable[str], within: tuple[types.ModuleType, ...] = ()) -> None:
         """Enter a global; of a module what the names say, in the modules `within` which it was found too."""
@@ -230,6 +233,12 @@ class _Walk:
                 self._code(constant, None)
             elif constant is not document or document is None:
                 self.note(_words(constant))
+
+
+def _lies_outside(paths: Iterable[str | None] | None) -> bool:
+    """Tell whether a module of these paths (several: a package without a file of its own) is not an installed one."""
+    parts = [Path(path).parts for path in paths or () if path]
+    return bool(parts) and not any(INSTALLED & {*each} for each in parts)
 
 
 def _imports(code: types.CodeType) -> Iterable[tuple[int, str, Sequence[str]]]:

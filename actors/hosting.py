@@ -290,9 +290,9 @@ class HostCore:
                         loaded = await load_aggregates(
                             self._store, streams, self._registry, self._snapshots.snapshots, self._first_streams
                         )
+                        self._first_streams = loaded.first_streams
         except StoreUnavailable as error:
             broken = error
-        self._first_streams = loaded.first_streams
         self._snapshots.take_long(loaded.long, time.time_ns() // 1000)
         for shard, wants in lacking:
             if broken is not None:

@@ -144,14 +144,17 @@ async def audit_store(url: str, application: Application, watcher: Watcher) -> S
 
 async def _add_unsupported(url: str, total: StoreAudit, done: Callable[[int], None]) -> float:
     """Add the findings of the pass over the snapshots; return how many seconds it took."""
-    store = await open_store(shared_url(url), create=False)
+    began_s = time.perf_counter()
     try:
-        began_s = time.perf_counter()
-        async for finding in unsupported_snapshots(store, done):
-            total.add_finding(finding)
-        return time.perf_counter() - began_s
-    finally:
-        await store.close()
+        store = await open_store(shared_url(url), create=False)
+        try:
+            async for finding in unsupported_snapshots(store, done):
+                total.add_finding(finding)
+        finally:
+            await store.close()
+    except StoreUnavailable as error:  # what was found in the log is told in any case
+        total.add_finding(Finding("reading", f"the snapshots were not looked at to their end: {error}", None))
+    return time.perf_counter() - began_s
 
 
 def _place(finding: Finding) -> tuple[int, int, str]:

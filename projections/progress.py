@@ -26,11 +26,7 @@ class SubscriberLimits:
     """At most between the beginnings of two transactions, unless a reader waits or a whole batch is there: each costs
     as much as a hundred events, and what it takes from a small machine the hosts miss."""
     apply_share: float = 0.5
-    """The interval is shorter where transactions are quick: they take this part of the time. 0: it never changes."""
-    busy_events_per_s: float = 7_000
-    """Where so many were taken in the last second, the interval is longer, for larger transactions, in which an event
-    costs half as much. Readers who wait for one are not kept."""
-    busy_interval_s: float = 0.2
+    """The interval is shorter where transactions are quick: they take this part of the time. 0: it is never shorter."""
     heads_interval_s: float = 1.0
     """How often checkpoints are compared with the store's heads."""
     retry_first_s: float = 0.2

@@ -55,10 +55,6 @@ class Subscriber:
         """Why it could not follow shards that it was last told to."""
         self._waiters = Waiters()
         self._applied = 0
-        self._applied_before = 0
-        """When the heads were last read."""
-        self._applied_per_s = 0.0
-        """Between the last two times that they were."""
         self._gap_reads = 0
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -238,12 +234,8 @@ class Subscriber:
 
     def _interval_s(self, took_s: float) -> float:
         """Return how long after the beginning of a step that took so long the next one begins."""
-        limits = self._limits
-        if not (limits.apply_interval_s and limits.apply_share):
-            return limits.apply_interval_s
-        if self._applied_per_s >= limits.busy_events_per_s:
-            return limits.busy_interval_s
-        return min(limits.apply_interval_s, took_s / limits.apply_share)
+        share = self._limits.apply_share
+        return min(self._limits.apply_interval_s, took_s / share) if share else self._limits.apply_interval_s
 
     async def _gather(self, until: float) -> None:
         """Let events come together until then, or till a reader waits for one or a batch is full."""
@@ -289,11 +281,7 @@ class Subscriber:
 
     async def _compare_heads(self) -> None:
         self._heads = await self._store.heads()
-        before_s, self._heads_read_at = self._heads_read_at, self._clock()
-        elapsed_s = self._heads_read_at - before_s
-        if elapsed_s >= self._limits.heads_interval_s > 0:
-            self._applied_per_s = (self._applied - self._applied_before) / elapsed_s
-            self._applied_before = self._applied
+        self._heads_read_at = self._clock()
         self._backlog.compare(self._heads)
 
     def _to_read(self) -> set[int]:

@@ -113,8 +113,8 @@ async def _check_log(
                 if flaw is not None:
                     audit.add(_of(record, flaw.field, flaw.problem))
                 _check_alone(audit, record, store.shards, events)
-            for finding in await beside(page) if beside is not None else ():
-                audit.add(finding)
+            if beside is not None and not await _look_beside(audit, beside, page):
+                beside = None
             audit.events += len(page)
             streams.forget_some()
             progress(len(page))
@@ -122,6 +122,18 @@ async def _check_log(
         problem = f"the head is {head}, and the last event at {audit.position}"
         audit.add(Finding("head", problem, shard, audit.position))
     await _check_beyond(audit, store, head)
+
+
+async def _look_beside(audit: ShardAudit, beside: Beside, page: Sequence[EventRecord]) -> bool:
+    """Add what `beside` finds; return whether it can go on."""
+    try:
+        for finding in await beside(page):
+            audit.add(finding)
+    except StoreDamaged as error:
+        problem = f"what is kept of its streams beside the events can't be read: {error.args[0]}"
+        audit.add(Finding("reading", problem, audit.shard))
+        return False
+    return True
 
 
 async def unsupported_snapshots(store: EventReader, progress: Progress) -> AsyncIterator[Finding]:

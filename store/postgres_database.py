@@ -7,6 +7,7 @@ successor ends its predecessor. Not here: what is read and written (`postgres.py
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -49,6 +50,9 @@ WRONG_OPTION = ("42704", "22023", "55P02")
 """No such setting, no such value of it, or none that a session may change: what the driver doesn't know, it sends."""
 OTHER_TABLES = ("42703", "42P01", "42883", "42804")
 """No such column, table or operator: tables of our names, but not ours."""
+
+FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
+"""Options that name a file."""
 
 T = TypeVar("T")
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
@@ -113,6 +117,7 @@ class PostgresDatabase:
         except ssl.SSLError:
             raise
         except OSError as error:
+            self._check_files(error)
             reason = error.strerror or str(error) or f"no answer within {CONNECT_TIMEOUT_S:g} s"
             remedy = "start it there, or mend host and port in the URL"
             raise ConnectionError(f"no server can be reached at {self.shown} ({reason}): {remedy}") from error
@@ -120,6 +125,14 @@ class PostgresDatabase:
             guilty = [f"mend {name}: " for name in parse_qs(urlsplit(self._url).query) if f"`{name}`" in str(error)]
             remedy = f"{''.join(guilty)}{REMEDY} ({type(error).__name__})"  # its own words may hold the password
             raise InvalidValue("store", ascii(self.shown), remedy) from None
+
+    def _check_files(self, error: OSError) -> None:
+        """Raise InvalidValue if what could not be opened is a file that the URL names."""
+        named = {name: value for name, (value, *_) in parse_qs(urlsplit(self._url).query).items() if name in FILES}
+        for name, value in named.items():
+            if isinstance(error, FileNotFoundError | PermissionError) and not os.access(value, os.R_OK):
+                remedy = f"mend {name}: the file can't be read ({error.strerror})"
+                raise InvalidValue("store", ascii(self.shown), remedy) from None
 
     def engine(self, connect: Connect, size: int = POOL_SIZE, overflow: int = POOL_OVERFLOW) -> AsyncEngine:
         """Return an engine over sessions that `connect` opens; one found closed is replaced before it is lent.

@@ -40,7 +40,7 @@ ROW = f"({', '.join('?' * len(EventRecord._fields))})"
 SNAPSHOT_PLACES = """SELECT json_group_array(json_array(
         row, hex(stream), CAST(version AS INTEGER),
         (SELECT CAST(version AS INTEGER) FROM events WHERE stream = page.stream ORDER BY version DESC LIMIT 1),
-        (SELECT shard FROM events WHERE stream = page.stream ORDER BY version DESC LIMIT 1)))
+        (SELECT CAST(shard AS INTEGER) FROM events WHERE stream = page.stream ORDER BY version DESC LIMIT 1)))
     FROM (SELECT rowid AS row, stream, version FROM snapshots WHERE rowid > ? ORDER BY rowid LIMIT ?) AS page"""
 WRITE_SNAPSHOTS = """INSERT INTO snapshots (stream, version, fingerprint, data, recorded_at)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),

@@ -10,7 +10,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from store.errors import StoreUnavailable
@@ -28,14 +28,24 @@ NOT_JSON = (sqlite3.SQLITE_ERROR, 0)
 
 
 class Reader:
-    """One thread with its connection. Its methods but `close` run on that thread."""
+    """One thread with its connection. `begin`, `in_hand` and `close` are for others; the rest runs on that thread."""
 
     def __init__(self, file: SqliteFile) -> None:
-        self.thread = ThreadPoolExecutor(1, "eventray-store-read")
-        self.in_hand = 0
-        """Pieces of work that it was given and has not done. Belongs to the event loop."""
+        self._thread = ThreadPoolExecutor(1, "eventray-store-read")
+        self._begun: list[Future[Any]] = []
         self._file = file
         self._connection: sqlite3.Connection | None = None
+
+    def begin(self, work: Callable[[Reader], T]) -> Future[T]:
+        """Give it work, to be done after what it has in hand."""
+        begun = self._thread.submit(work, self)
+        self._begun.append(begun)
+        return begun
+
+    def in_hand(self) -> int:
+        """Return how many pieces of work it has not done, those too that nobody waits for any more."""
+        self._begun = [each for each in self._begun if not each.done()]
+        return len(self._begun)
 
     def row(self, query: str, *values: Any) -> tuple[Any, ...]:
         """Return the one row that a query has. Raises StoreUnavailable."""
@@ -66,7 +76,7 @@ class Reader:
 
     def close(self) -> None:
         """Let the thread end when it has done what it has in hand, then close the connection. Blocks."""
-        self.thread.shutdown()
+        self._thread.shutdown()
         if self._connection is not None:
             self._connection.close()
 
@@ -79,12 +89,8 @@ class Readers:
 
     async def read(self, work: Callable[[Reader], T]) -> T:
         """Have one of them do this: the first of those that have the least in hand."""
-        reader = min(self._readers, key=lambda each: each.in_hand)
-        reader.in_hand += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(reader.thread, work, reader)
-        finally:
-            reader.in_hand -= 1
+        reader = min(self._readers, key=Reader.in_hand)
+        return await asyncio.wrap_future(reader.begin(work))
 
     async def close(self) -> None:
         """End them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from store import EventStore, audit, open_store, paging
 from store.audit import Finding, ShardAudit, audit_shard, unsupported_snapshots
 from store.errors import StoreDamaged, UndecodableEvent
 from store.identity import shard_of
-from store.records import Snapshot
+from store.records import EventRecord, Snapshot
 from store.streams import StreamChecker
 from tests.logs import EVENTS, Log, created, ordered
 from tests.postgres import Sql
@@ -337,11 +337,18 @@ async def test_what_the_database_can_not_read_is_found_and_all_else_is_audited(u
     assert [(found.check, found.shard) for each in audits for found in each.findings] == [("reading", damaged)]
     assert audits[damaged].events < heads[damaged]
     assert all(each.events == heads[each.shard] for each in audits if each.shard != damaged)
+    sound = next(shard for shard in range(SHARDS) if shard != damaged)
+    beside = await audit_shard(store, EVENTS, sound, lambda more: None, _unreadable)
+    assert (beside.events, [found.check for found in beside.findings]) == (heads[sound], ["reading"])
     (finding,) = [finding async for finding in unsupported_snapshots(store, lambda more: None)]
     assert str(finding).startswith("the store: reading: not all snapshots can be looked at: ")
     with pytest.raises(StoreDamaged, match="audit store"):
         await store.read_snapshots([f"customer-{key}" for key in keys])
     await store.close()
+
+
+async def _unreadable(page: Sequence[EventRecord]) -> list[Finding]:
+    raise StoreDamaged("a page is not what it should be", False)
 
 
 @on_sqlite

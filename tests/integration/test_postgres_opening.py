@@ -190,6 +190,15 @@ async def test_nobody_listening_is_passing() -> None:
     assert refused.value.passing
 
 
+@pytest.mark.parametrize(("mode", "option"), [("verify-ca", "sslrootcert"), ("require", "sslcert")])
+async def test_a_file_of_the_url_that_is_not_there_is_named_and_no_server_that_is_away(
+    mode: str, option: str, tmp_path: Path
+) -> None:
+    missing = tmp_path / "none.crt"
+    with pytest.raises(InvalidValue, match=f"mend {option}: the file can't be read"):
+        await open_store(f"postgresql://ada@127.0.0.1:1/shop?sslmode={mode}&{option}={missing}")
+
+
 async def test_a_socket_that_is_not_there_is_named_and_passing(tmp_path: Path) -> None:
     where = f"no server can be reached at postgresql://ada@/shop?host={tmp_path}/none (No such file or directory): "
     with pytest.raises(StoreUnavailable, match=re.escape(where)) as refused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,9 +12,12 @@ import pytest
 from actors.customers import Customer
 from actors.repository import load_aggregate
 from actors.snapshots import Snapshots
+from cluster import replaying
 from cluster.application import Application, default_application
 from cluster.replaying import audit_store, replay_store
-from store import InvalidValue, NotAStore, open_store
+from store import InvalidValue, NotAStore, StoreUnavailable, open_store
+from store.audit import Finding
+from store.ports import EventReader
 from tests.logs import EVENTS, Log, created, ordered
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ray_address")]
@@ -86,6 +89,21 @@ async def test_findings_of_all_shards_are_put_together(shop: str, tmp_path: Path
     assert none is None
     assert shards == sorted(shards, key=str)
     assert sum(watched.done) == 40 + 3
+
+
+async def test_snapshots_that_can_not_be_looked_at_take_no_finding_of_the_log_along(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(store: EventReader, done: Callable[[int], None]) -> AsyncIterator[Finding]:
+        yield Finding("snapshot", "its stream has no events", None, None, "x", 1)
+        raise StoreUnavailable("the connection is lost", True)
+
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.execute("UPDATE events SET metadata = 'x' WHERE stream = 'customer-c-1'")
+        connection.commit()
+    monkeypatch.setattr(replaying, "unsupported_snapshots", lost)
+    audit = await audit_store(shop, default_application(), Watched())
+    assert sorted(finding.check for finding in audit.findings) == ["metadata", "reading", "snapshot"]
 
 
 async def test_what_can_not_be_reached_by_all_is_refused(tmp_path: Path) -> None:

@@ -493,6 +493,31 @@ def test_a_module_that_nobody_has_imported_yet_is_gone_into_and_one_that_is_not_
     assert fingerprint_with("count + 1") == one
 
 
+def test_a_package_without_a_file_of_its_own_is_gone_into_whether_or_not_it_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "till_rates").mkdir()
+    (tmp_path / "till_shop.py").write_text(LATE_MODEL.replace("pantry_shop.late", "till_rates.table"))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fingerprint_with(added: str, imported: bool) -> str:
+        (tmp_path / "till_rates" / "table.py").write_text(f"def added(count):\n    return {added}\n")
+        shutil.rmtree(tmp_path / "till_rates" / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        model = importlib.import_module("till_shop")
+        if imported:
+            importlib.import_module("till_rates.table")
+        try:
+            return StateCodec(model.Pantry).fingerprint
+        finally:
+            for name in [name for name in sys.modules if name.startswith("till_")]:
+                del sys.modules[name]
+
+    one = fingerprint_with("count + 1", imported=False)
+    assert fingerprint_with("count + 2", imported=False) != one
+    assert fingerprint_with("count + 1", imported=True) == one
+
+
 def test_every_process_has_the_same_fingerprint() -> None:
     import subprocess
 
