@@ -46,7 +46,7 @@ format: $(DEV) ## format the code and sort its imports
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-bench: $(DEV) ## run all benchmarks beside the peers; write benchmarks/results, its plots, and README's table (15 minutes)
+bench: $(DEV) ## run all benchmarks beside the peers; write benchmarks/results, its plots, and README's table (17 minutes)
 	@$(VENV)/bin/python -m benchmarks
 
 check-speed: $(DEV) ## run benchmarks briefly, compare ratios to peers and drivers with benchmarks/floors.toml (2 minutes)
