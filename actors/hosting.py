@@ -255,7 +255,9 @@ class HostCore:
             before_bytes = shard.unstored_bytes
             shard.decide(turn, room_bytes)
             room_bytes -= shard.unstored_bytes - before_bytes
-            decided = decided or shard.has_decided
+            if shard.has_decided:
+                decided = True
+                self._writer.offer(shard)
             if room_bytes <= 0 and shard.inbox:
                 (after_a_turn if shard.unstored_bytes > before_bytes else self._held_back).append(shard)
                 continue

@@ -43,6 +43,8 @@ class Writer:
         self._advance = advance
         self._spawn = spawn
         self._wake = asyncio.Event()
+        self._offered: dict[Shard, None] = {}
+        """Shards that may have decided something, in the order in which they said so."""
         self._failures = 0
         self.commits = 0
         """Transactions that were committed."""
@@ -53,8 +55,12 @@ class Writer:
         self.unknown_outcomes = 0
         """Appends whose reply was lost."""
 
+    def offer(self, shard: Shard) -> None:
+        """Say that a shard has decided something, which goes to the store once the writer is woken."""
+        self._offered[shard] = None
+
     def wake(self) -> None:
-        """Say that a shard has decided something."""
+        """Say that what was offered may go to the store."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -66,11 +72,12 @@ class Writer:
 
     async def step(self) -> None:
         """One pass: append what every shard has decided, in one transaction, or alone where a shard asks for care."""
-        ready = [shard for shard in self._shards.values() if shard.has_decided]
+        offered, self._offered = self._offered, {}
+        ready = [shard for shard in offered if shard.has_decided]
         together = [shard for shard in ready if shard.care == TOGETHER]
         for group in ([together] if together else []) + [[shard] for shard in ready if shard.care != TOGETHER]:
             await self._append(group)
-        if any(shard.has_decided for shard in self._shards.values()):
+        if self._offered:
             self._wake.set()
 
     async def _append(self, group: list[Shard]) -> None:

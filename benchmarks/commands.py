@@ -33,7 +33,7 @@ from benchmarks.hosts import healths
 from benchmarks.load import spare_collector, submit_all, workload
 from benchmarks.lone import LONE_COMMANDS, measure_lone
 from benchmarks.peers import measure_peers
-from benchmarks.places import Place, place
+from benchmarks.places import Place, add_runtime_arguments, place
 from benchmarks.reporting import print_report, spreads
 from cluster import Runtime
 from cluster.lag import catch_up
@@ -87,7 +87,7 @@ async def measure_runtime(
 ) -> dict[str, float]:
     """Begin a runtime on a new store; submit lone commands, then `awaited` many at once, then `batched`."""
     url = await found.new_url(name)
-    async with Runtime.open(url) as runtime:
+    async with Runtime.open(url, arguments.hosts, shards=arguments.shards) as runtime:
         await until_all_serve(runtime.status)
         spare_collector()
         lone = await measure_lone(runtime, found, name)
@@ -177,12 +177,12 @@ def read_arguments() -> argparse.Namespace:
         help="sqlite (default), postgres (a server of its own) or postgresql://...; on a cluster its store's URL, "
         "default: EVENTRAY_STORE, or a new one",
     )
+    add_runtime_arguments(parser, hosts=2)
     parser.add_argument("--json", action="store_true")
     cluster = parser.add_argument_group("on a cluster")
     cluster.add_argument("--address", help="of Ray: HOST:PORT or auto; default: RAY_ADDRESS, or a Ray started for it")
     cluster.add_argument("--drivers", type=_at_least_1, help="Ray tasks that submit, spread over the nodes")
     cluster.add_argument("--seconds", type=float, default=10.0, help="how long the drivers submit")
-    cluster.add_argument("--hosts", type=_at_least_1, default=1, help="of the runtime, where none is there to join")
     arguments = parser.parse_args()
     if not 0 < arguments.seconds <= 24 * 3600:
         parser.error(f"--seconds {arguments.seconds}: give more than 0, and a day at most")
@@ -221,7 +221,17 @@ def drive_alone(arguments: argparse.Namespace, directory: Path) -> None:
     with place(arguments.store or "sqlite", directory) as found:
         rounds, measured_on = asyncio.run(all_rounds(found))
     figures = spreads(rounds)
-    names = ("commands", "in_flight", "customers", "batch", "large_batch", "peer_commands", "repeats")
+    names = (
+        "hosts",
+        "shards",
+        "commands",
+        "in_flight",
+        "customers",
+        "batch",
+        "large_batch",
+        "peer_commands",
+        "repeats",
+    )
     settings = {name: getattr(arguments, name) for name in names}
     medians = {name: values["median"] for name, values in figures.items()} if arguments.json else {}
     print_report(figures, settings | medians, measured_on, arguments.json)

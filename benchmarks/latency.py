@@ -20,7 +20,7 @@ from actors import Command
 from benchmarks.latencies import Latencies
 from benchmarks.load import Load, spare_collector, submit_all, submit_paced, workload
 from benchmarks.lone import measure_lone
-from benchmarks.places import Place, place
+from benchmarks.places import Place, add_runtime_arguments, place
 from benchmarks.reporting import print_report, spread, spreads
 from cluster import Runtime
 from cluster.lag import catch_up
@@ -41,7 +41,7 @@ async def measure_once(
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Measure on a new store; return the figures, and a row for each concurrency."""
     url, commands = await found.new_url(f"latency_{number}"), workload(CUSTOMERS, COMMANDS_PER_CUSTOMER)
-    async with Runtime.open(url) as runtime:
+    async with Runtime.open(url, arguments.hosts, shards=arguments.shards) as runtime:
         await until_all_serve(runtime.status)
         spare_collector()
         lone = await measure_lone(runtime, found, f"latency_{number}")
@@ -88,7 +88,8 @@ def curve_of(rounds: list[list[dict[str, float]]]) -> list[dict[str, float]]:
 async def measure(found: Place, arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Measure several times; return figures with their spread, settings with the curve, and what it was measured on."""
     measured = [await measure_once(found, number, arguments) for number in range(arguments.repeats)]
-    settings = {"seconds": arguments.seconds, "customers": CUSTOMERS, "repeats": arguments.repeats}
+    settings = {name: getattr(arguments, name) for name in ("hosts", "shards", "seconds", "repeats")}
+    settings["customers"] = CUSTOMERS
     curve = curve_of([rows for _, rows in measured])
     return spreads([figures for figures, _ in measured]), settings | {"curve": curve}, await found.describe()
 
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="how long commands come at half of the top rate")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where stores are made, and stay; default: one that is removed")
+    add_runtime_arguments(parser, hosts=1)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if min(arguments.seconds, arguments.repeats, arguments.commands_least, *arguments.in_flight) <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import asyncpg
 from benchmarks.machine import describe
 from store.urls import parsed_url, shown_url
 
+SHARDS = 16
+"""Of a benchmark's store: a machine of two cores has no use for more hosts than four (docs/operations.md, Sizing)."""
 PEERS = ("eventsourcing", "eventsource-py")
 SETTINGS = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size")
 
@@ -48,6 +51,12 @@ class Place(NamedTuple):
         if self.server_url is None:
             return {"store": "sqlite"} | describe(self.directory) | peers
         return {"store": "postgres"} | describe(None) | peers | await _settings(self.server_url)
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser, hosts: int) -> None:
+    """Add what a runtime is opened with: `--hosts`, of which so many are the default, and `--shards`."""
+    parser.add_argument("--hosts", type=int, default=hosts, help="of the runtime, where none is there to join")
+    parser.add_argument("--shards", type=int, default=SHARDS, help="of a store that is made here; not with --address")
 
 
 @contextmanager

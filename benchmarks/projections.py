@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.latencies import Latencies
 from benchmarks.load import spare_collector, submit_paced, workload
-from benchmarks.places import Place, place
+from benchmarks.places import Place, add_runtime_arguments, place
 from benchmarks.reporting import print_report, spread
 from benchmarks.watching import Watched, watch
 from cluster import Runtime
@@ -57,10 +57,10 @@ async def _subscriber(url: str) -> str:
         await read_models.close()
 
 
-async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
+async def measure(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Load a new runtime; return the figures."""
-    commands = workload(CUSTOMERS, COMMANDS_PER_CUSTOMER)
-    async with Runtime.open(url) as runtime:
+    commands, rate = workload(CUSTOMERS, COMMANDS_PER_CUSTOMER), arguments.rate
+    async with Runtime.open(url, arguments.hosts, shards=arguments.shards) as runtime:
         spare_collector()
         await submit_paced(runtime, commands, rate, WARM_UP_S)
         subscriber = await _subscriber(url)
@@ -68,7 +68,7 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
         watching = multiprocessing.get_context("spawn").Process(target=watch, args=(url, subscriber, theirs))
         watching.start()
         await asyncio.to_thread(mine.recv)
-        load = await submit_paced(runtime, commands, rate, seconds)
+        load = await submit_paced(runtime, commands, rate, arguments.seconds)
         await asyncio.sleep(CATCH_UP_S)
         mine.send("end")
         watched: Watched = await asyncio.to_thread(mine.recv)
@@ -92,8 +92,7 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
 async def measure_all(found: Place, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measure several times, each time on a new store; return the spread of each figure."""
     rounds = [
-        await measure(await found.new_url(f"projections_{number}"), arguments.rate, arguments.seconds)
-        for number in range(arguments.repeats)
+        await measure(await found.new_url(f"projections_{number}"), arguments) for number in range(arguments.repeats)
     ]
     return {name: spread([each[name] for each in rounds]) for name in rounds[0]}
 
@@ -108,6 +107,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="how long they come")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where stores are made, and stay; default: one that is removed")
+    add_runtime_arguments(parser, hosts=1)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.rate <= 0 or arguments.seconds <= 0 or arguments.repeats < 1:
@@ -115,7 +115,7 @@ def main() -> None:
     with place(arguments.store, arguments.directory) as found:
         figures = asyncio.run(measure_all(found, arguments))
         measured_on = asyncio.run(found.describe())
-    settings = {name: getattr(arguments, name) for name in ("rate", "seconds", "repeats")}
+    settings = {name: getattr(arguments, name) for name in ("hosts", "shards", "rate", "seconds", "repeats")}
     print_report(figures, settings, measured_on, arguments.json)
 
 

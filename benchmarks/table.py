@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("commands/s, one driver, 1,000 in flight", "commands", "commands_per_s", "30,000"),
+    Row("commands/s, one driver, 1,000 in flight, 2 hosts", "commands", "commands_per_s", "30,000"),
     Row("… / `eventsourcing`, each got and saved", "commands", "over_eventsourcing_each", "15, on PostgreSQL 35"),
     Row(
         "… / `eventsourcing` with its cache, each saved, on PostgreSQL by 16 threads",
@@ -55,9 +55,9 @@ ROWS = (
     Row(
         "`submit_many` of 500 / bare driver, 500 rows a transaction", "commands", "submit_many_over_raw_driver_batched"
     ),
-    Row("a lone command, p50, ms", "latency", "lone_command_p50_ms"),
+    Row("a lone command, 1 host, p50, ms", "latency", "lone_command_p50_ms"),
     Row("… / (empty Ray actor call + one-row commit)", "latency", "lone_command_over_call_plus_commit", "at most 1.8"),
-    Row("p99 at half of the top rate, open loop, ms", "latency", "half_rate_p99_ms", "under 60"),
+    Row("p99 at half of the top rate, open loop, 1 host, ms", "latency", "half_rate_p99_ms", "under 60"),
     Row("from commit to visible, p50 at 5,000 commands/s, ms", "projections", "commit to visible, p50, ms", "20"),
     Row("… p99, ms", "projections", "commit to visible, p99, ms", "200"),
     Row("first command to a customer not in memory, 100 events each, customers/s", "cold", "first_commands_per_s"),

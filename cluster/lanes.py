@@ -156,12 +156,12 @@ class Lanes:
         self._limits = limits
 
     def add(self, submission: Submission) -> bool:
-        """Put a command at the end of its lane; return whether the lane has become ready by it."""
+        """Put a command at the end of its lane; return whether the lane may be sent from."""
         self.held += 1
         self.held_bytes += submission.size_bytes
         lane = self._lanes[submission.shard]
         lane.waiting.append(submission)
-        if lane.under_way or submission.shard in self._resting or submission.shard in self.ready:
+        if lane.under_way or submission.shard in self._resting:
             return False
         self.ready[submission.shard] = lane
         return True
@@ -194,6 +194,10 @@ class Lanes:
             lane.under_way = True
         if lane.under_way or not waiting:
             del self.ready[route.shard]
+
+    def waiting_in(self, routes: Iterable[Route]) -> int:
+        """Return how many commands wait in those of these lanes that may be sent from."""
+        return sum(len(self.ready[route.shard].waiting) for route in routes if route.shard in self.ready)
 
     def departed(self, submissions: Collection[Submission]) -> None:
         """These commands have left for good."""

@@ -16,9 +16,9 @@ class ClientLimits:
     """Calls that may be under way to one host, no two of which share a shard: while one is being stored, the other is
     being decided."""
     large_call: int = 200
-    """Commands of a call that takes long enough for another one to go beside it."""
+    """Commands of a call that is worth its price beside another one."""
     patience_s: float = 0.05
-    """Beside a smaller one another goes once it has been out for so long: something holds it up."""
+    """A smaller one goes beside another that has been out for so long: something holds that up."""
     batch_bytes_max: int = 512 * 1024
     """Bytes of commands in one call; one command that is larger goes alone."""
     in_flight_max: int = 10_000

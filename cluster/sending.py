@@ -1,10 +1,10 @@
 """Carrying commands to their hosts: one call to a host, or two beside each other, retries in order, deadlines.
 
 What is submitted while a call is out goes with the next one, so batches grow with the load and no timer waits for them.
-A small call is soon back, and each call has its price, so that another goes beside a large one only, or beside one that
-something holds up. Ray keeps no order between calls, but no two calls under way share a shard, and the host decides one
-while it stores the other; where the later one arrives first, the host refuses the earlier one, whose commands go again.
-For one event loop, not thread-safe.
+Each call has its price, so that beside another one it goes only if it is large, or if something holds that other one
+up. Ray keeps no order between calls, but no two calls under way share a shard, and the host decides one while it stores
+the other; where the later one arrives first, the host refuses the earlier one, whose commands go again. For one event
+loop, not thread-safe.
 Not here: what callers see (`client.py`), the order within a shard (`lanes.py`), reading routes (`routing.py`), how
 bytes reach a host (`transport.py`).
 
@@ -47,6 +47,9 @@ from store.records import Route
 
 log = structlog.get_logger(__name__)
 
+LOOKS = 8
+"""What has come beside calls under way is counted about so often for each large call: a count goes over all lanes."""
+
 
 class Sender:
     """Sees each command through to its answer: a receipt, an error that is final, or CommandTimeout."""
@@ -67,6 +70,8 @@ class Sender:
         """The calls under way, by host."""
         self._refused: dict[int, Route] = {}
         """By shard whose lane rests: the route that led nowhere. Another one ends the rest."""
+        self._unsent = 0
+        """Commands that have come into lanes that may be sent from since the last dispatch, and those that it left."""
         self._dispatching = False
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = math.inf
@@ -87,8 +92,8 @@ class Sender:
     def carry(self, submission: Submission) -> None:
         """Take charge of a command: its future will be done by its deadline."""
         if self._lanes.add(submission):
-            route = self._table.get(submission.shard)
-            if route is None or self._takes_another(route.host, self._loop.time()):
+            self._unsent += 1
+            if not self._dispatching and self._may_send(submission.shard):
                 self._dispatch_soon()
         if submission.deadline_s < self._look_over_s:
             self._look_over_s = submission.deadline_s
@@ -106,13 +111,19 @@ class Sender:
 
     # --- sending ---
 
-    def _takes_another(self, host: str | None, now_s: float) -> bool:
-        """Whether a call may go to the host beside those that are under way to it."""
-        limits, under_way = self._limits, self._calls.get(host or "", ())
-        return len(under_way) < limits.calls_max and all(
-            len(call.submissions) >= limits.large_call or now_s - call.started_s >= limits.patience_s
-            for call in under_way
-        )
+    def _may_send(self, shard: int) -> bool:
+        """Whether a look at all that waits may find something to send, now that this shard has one command more."""
+        route = self._table.get(shard)
+        if route is None or route.host is None or self._takes(route.host, 1, self._loop.time()):
+            return True
+        return self._unsent % (1 + self._limits.large_call // LOOKS) == 0
+
+    def _takes(self, host: str, commands: int, now_s: float) -> bool:
+        """Whether a call with so many commands may go to the host beside those that are under way to it."""
+        limits, under_way = self._limits, self._calls.get(host, ())
+        if len(under_way) >= limits.calls_max:
+            return False
+        return commands >= limits.large_call or all(now_s - call.started_s >= limits.patience_s for call in under_way)
 
     def _dispatch_soon(self) -> None:
         if not self._dispatching:
@@ -120,29 +131,39 @@ class Sender:
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Send what may be sent: to each host that takes another call, one call."""
+        """Send what may be sent, the lanes that wait longest first."""
         self._dispatching = False
         now_s = self._loop.time()
-        filling: dict[str, OutgoingCall] = {}
-        homeless = False
-        for shard in list(self._lanes.ready):
-            route = self._table.get(shard)
-            if route is None or route.host is None:
-                homeless = True
-            elif route.host in filling or self._takes_another(route.host, now_s):
-                call = filling.get(route.host)
-                if call is None:
-                    call = filling[route.host] = OutgoingCall(route.host, now_s)
-                if not call.full:
-                    self._lanes.fill(call, route, now_s)
-        for call in filling.values():
-            if call.submissions:
-                self._send(call, now_s)
+        ready, homeless = self._ready()
+        self._unsent = 0
+        for host, routes in ready.items():
+            commands = self._lanes.waiting_in(routes)
+            while commands and self._takes(host, commands, now_s):
+                call = OutgoingCall(host, now_s)
+                for route in routes:
+                    if not call.full and route.shard in self._lanes.ready:
+                        self._lanes.fill(call, route, now_s)
+                if call.submissions:
+                    self._send(call, now_s)
+                commands = self._lanes.waiting_in(routes)
+            self._unsent += commands
         if homeless or self._refused:
             self._table.read_again()
         else:
             self._table.satisfied()
         self._on_departed()
+
+    def _ready(self) -> tuple[dict[str, list[Route]], bool]:
+        """Return the routes of the lanes that may be sent from, by host, and whether one has none."""
+        ready: dict[str, list[Route]] = {}
+        homeless = False
+        for shard in self._lanes.ready:
+            route = self._table.get(shard)
+            if route is None or route.host is None:
+                homeless = True
+            else:
+                ready.setdefault(route.host, []).append(route)
+        return ready, homeless
 
     def _send(self, call: OutgoingCall, now_s: float) -> None:
         self._number += 1
@@ -205,7 +226,10 @@ class Sender:
             self._lanes.free(shard)
         if returning:
             self._put_back(returning, hints_s)
-        self._dispatch()  # the host works on the next call while this process works on these answers
+        ready, _ = self._ready()
+        waiting = self._lanes.waiting_in(ready.get(call.host, ()))
+        if len(final) < self._limits.large_call or waiting >= len(final):
+            self._dispatch()  # the host works on the next call while this process works on these answers
         self._lanes.departed([submission for submission, _ in final])
         for submission, answer in final:
             _hand_out(submission, answer)
@@ -266,6 +290,12 @@ class Sender:
             call.task.cancel()
         self._dispatch_soon()
 
+    def _held_up_s(self, now_s: float) -> float:
+        """Return when the next of the calls under way will have been out for so long that something holds it up."""
+        ages_s = [now_s - call.started_s for call in self._under_way()]
+        young_s = max((age_s for age_s in ages_s if age_s < self._limits.patience_s), default=None)
+        return math.inf if young_s is None else now_s + max(0.001, self._limits.patience_s - young_s)
+
     def _watch(self, now_s: float) -> float:
         """Read the routes while a call is out for long; return when to look again."""
         oldest_s = min((call.started_s for call in self._under_way()), default=math.inf)
@@ -293,6 +323,7 @@ class Sender:
             self._look_over(now_s)
         rested_s = self._lanes.wake(now_s)
         self._arm(min(self._look_over_s, math.inf if rested_s is None else rested_s, self._watch(now_s)))
+        self._arm(self._held_up_s(now_s))
         if self._lanes.ready:
             self._dispatch_soon()
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.commandline import ROOT, environment
 
-SECONDS = 60
+SECONDS = 40
 
 
 @pytest.mark.timeout(260)

@@ -123,8 +123,8 @@ def test_the_table_shows_what_was_measured_and_leaves_out_what_was_not() -> None
         }
     )
     assert (
-        "| commands/s, one driver, 1,000 in flight | 30,000 | 31,234 (31,234 to 31,234) | 4.50 (4.50 to 4.50) |"
-        in shown
+        "| commands/s, one driver, 1,000 in flight, 2 hosts | 30,000 "
+        "| 31,234 (31,234 to 31,234) | 4.50 (4.50 to 4.50) |" in shown
     )
     assert "| 16.4 (16.4 to 16.4) |  |" in shown
     assert "| commands/s / one Ray actor for each of 50 customers |  | 5.50 |  |" in shown

@@ -61,20 +61,70 @@ class TestCalls:
         assert len(cluster.calls) <= 4
         assert cluster.under_way_most == 1
 
-    def test_beside_a_large_call_another_goes_with_other_shards(self) -> None:
+    def test_a_large_call_goes_beside_another_with_other_shards(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
         keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, large_call=20)
-            first = [client.submit(keys[0], "Note", "x") for _ in range(20)]
+            sent = [client.submit(keys[0], "Note", "x")]
             await asyncio.sleep(0.002)
-            others = [client.submit(keys[shard], "Note", "y") for shard in (0, 1, 2)]
-            await asyncio.gather(*first, *others)
+            for number in range(30):
+                sent += [client.submit(keys[shard], "Note", "y") for shard in (0, 1, 2)]
+                if number == 8:
+                    await asyncio.sleep(0.001)
+                    assert len(cluster.calls) == 1, "18 commands in lanes that may be sent from are no large call"
+            await asyncio.gather(*sent)
 
         run(work())
         assert cluster.under_way_most == 2
-        assert [{command.shard for command in call.commands} for _, call in cluster.calls] == [{0}, {1, 2}, {0}]
+        assert [{command.shard for command in call.commands} for _, call in cluster.calls[:3]] == [{0}, {1, 2}, {0}]
+        assert len(cluster.calls[1][1].commands) >= 20
+
+    def test_beside_a_large_call_a_few_commands_wait_for_its_return(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=2, large_call=20)
+            first = [client.submit(keys[0], "Note", "x") for _ in range(50)]
+            await asyncio.sleep(0.002)
+            few = [client.submit(keys[shard], "Note", "y") for shard in (0, 1, 2)]
+            await asyncio.gather(*first, *few)
+
+        run(work())
+        assert [len(call.commands) for _, call in cluster.calls] == [50, 3]
+
+    def test_who_waits_for_a_large_calls_answers_comes_along_with_the_next_call(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
+
+        async def one_after_another(client: CommandClient, index: int) -> None:
+            for _ in range(3):
+                await client.submit(f"key-{index}", "Note", "x")
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=2, large_call=20)
+            callers = [asyncio.create_task(one_after_another(client, index)) for index in range(30)]
+            await asyncio.sleep(0.005)
+            late = submit(client, 10)
+            await asyncio.gather(*callers, *late)
+
+        run(work())
+        assert [len(call.commands) for _, call in cluster.calls] == [30, 40, 30]
+
+    def test_a_call_as_large_as_the_one_that_is_back_leaves_before_anybody_gets_an_answer(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
+        calls_seen: list[int] = []
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=1, large_call=20)
+            first = submit(client, 30)
+            first[0].add_done_callback(lambda _: calls_seen.append(len(cluster.calls)))
+            await asyncio.sleep(0.005)
+            await asyncio.gather(*first, *submit(client, 30))
+
+        run(work())
+        assert calls_seen == [2]
 
     def test_beside_a_small_call_another_goes_only_once_something_holds_that_up(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.2)
@@ -91,6 +141,45 @@ class TestCalls:
             assert len(cluster.calls) == 2
             await asyncio.gather(first, second)
             return now_s()
+
+        run(work())
+
+    def test_beside_a_call_that_is_held_up_another_goes_at_once(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"], call_s=0.2)
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=2, patience_s=0.05)
+            first = client.submit(keys[0], "Note", "x")
+            await asyncio.sleep(0.1)
+            second = client.submit(keys[1], "Note", "y")
+            await asyncio.sleep(0.001)
+            assert len(cluster.calls) == 2
+            await asyncio.gather(first, second)
+
+        run(work())
+
+    def test_each_call_is_noticed_that_is_held_up_also_after_one_that_came_back_soon(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+        at_once, sent = cluster.call, []
+
+        async def call(host: str, payload: bytes) -> bytes:
+            sent.append(now_s())
+            await asyncio.sleep(1 if len(sent) == 2 else 0.02)
+            return await at_once(host, payload)
+
+        cluster.call = call  # type: ignore[method-assign]
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=2, patience_s=0.05)
+            await client.submit(keys[0], "Note", "1")
+            await asyncio.sleep(0.01)
+            held_up = client.submit(keys[0], "Note", "2")
+            await asyncio.sleep(0.04)
+            await client.submit(keys[1], "Note", "3")
+            assert sent[2] - sent[1] == pytest.approx(0.05, abs=0.002)
+            await held_up
 
         run(work())
 
