@@ -33,7 +33,7 @@ from benchmarks.hosts import healths
 from benchmarks.load import spare_collector, submit_all, workload
 from benchmarks.lone import LONE_COMMANDS, measure_lone
 from benchmarks.peers import measure_peers
-from benchmarks.places import Place, add_runtime_arguments, place
+from benchmarks.places import Place, add_runtime_arguments, at_least_1, place
 from benchmarks.reporting import print_report, spreads
 from cluster import Runtime
 from cluster.lag import catch_up
@@ -164,13 +164,13 @@ def _ratios(ours: dict[str, float], peers: dict[str, float]) -> dict[str, float]
 def read_arguments() -> argparse.Namespace:
     """Parse the arguments, checked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.commands", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--commands", type=_at_least_1, default=60_000, help="awaited singly, and as many in batches")
-    parser.add_argument("--in-flight", type=_at_least_1, default=1_000, help="commands under way, of each driver")
-    parser.add_argument("--customers", type=_at_least_1, default=10_000, help="of each driver")
-    parser.add_argument("--batch", type=_at_least_1, default=500, help="commands of a submit_many, of a peer's save")
-    parser.add_argument("--large-batch", type=_at_least_1, default=5_000, help="the same once more, with so many")
+    parser.add_argument("--commands", type=at_least_1, default=60_000, help="awaited singly, and as many in batches")
+    parser.add_argument("--in-flight", type=at_least_1, default=1_000, help="commands under way, of each driver")
+    parser.add_argument("--customers", type=at_least_1, default=10_000, help="of each driver")
+    parser.add_argument("--batch", type=at_least_1, default=500, help="commands of a submit_many, of a peer's save")
+    parser.add_argument("--large-batch", type=at_least_1, default=5_000, help="the same once more, with so many")
     parser.add_argument("--peer-commands", type=int, default=2_000, help="of each peer; 0: no peers")
-    parser.add_argument("--repeats", type=_at_least_1, default=3)
+    parser.add_argument("--repeats", type=at_least_1, default=3)
     parser.add_argument("--directory", type=Path, help="where the store is made; default: the system's for such files")
     parser.add_argument(
         "--store",
@@ -181,7 +181,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true")
     cluster = parser.add_argument_group("on a cluster")
     cluster.add_argument("--address", help="of Ray: HOST:PORT or auto; default: RAY_ADDRESS, or a Ray started for it")
-    cluster.add_argument("--drivers", type=_at_least_1, help="Ray tasks that submit, spread over the nodes")
+    cluster.add_argument("--drivers", type=at_least_1, help="Ray tasks that submit, spread over the nodes")
     cluster.add_argument("--seconds", type=float, default=10.0, help="how long the drivers submit")
     arguments = parser.parse_args()
     if not 0 < arguments.seconds <= 24 * 3600:
@@ -193,12 +193,6 @@ def read_arguments() -> argparse.Namespace:
     if arguments.drivers is not None:
         arguments.store = arguments.store or os.environ.get("EVENTRAY_STORE")
     return arguments
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 on")
-    return int(text)
 
 
 def drive_cluster(arguments: argparse.Namespace, directory: Path) -> None:

@@ -55,8 +55,17 @@ class Place(NamedTuple):
 
 def add_runtime_arguments(parser: argparse.ArgumentParser, hosts: int) -> None:
     """Add what a runtime is opened with: `--hosts`, of which so many are the default, and `--shards`."""
-    parser.add_argument("--hosts", type=int, default=hosts, help="of the runtime, where none is there to join")
-    parser.add_argument("--shards", type=int, default=SHARDS, help="of a store that is made here; not with --address")
+    parser.add_argument("--hosts", type=at_least_1, default=hosts, help="of the runtime, where none is there to join")
+    parser.add_argument(
+        "--shards", type=at_least_1, default=SHARDS, help="of a store that is made here; not with --address"
+    )
+
+
+def at_least_1(text: str) -> int:
+    """Return the number of an argument. Raises ArgumentTypeError where it is none from 1 on."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 on")
+    return int(text)
 
 
 @contextmanager
