@@ -9,7 +9,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import ray
@@ -21,7 +21,6 @@ from cluster.metrics.gathering import Gatherer
 from cluster.metrics.judging import Limits
 from cluster.metrics.looking import Looker
 from cluster.metrics.monitor import Monitor
-from cluster.metrics.serving import MetricsPortTaken, MetricsServer
 from cluster.ray_edge import COORDINATOR, RayTransport, temp_dir
 from projections.process_manager import ProcessManager
 from projections.projection import Projection
@@ -29,6 +28,9 @@ from projections.read_models import ReadModels
 from store.logs import configure_logs
 from store.opening import open_store
 from store.urls import short_name, shown_url
+
+if TYPE_CHECKING:
+    from cluster.metrics.serving import MetricsServer
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +73,8 @@ class Exporter:
         """Begin to serve. Raises MetricsPortTaken, MetricsAddressUnusable, and the store's errors."""
         if self._url is not None:
             return
+        from cluster.metrics.serving import MetricsServer  # here, so that a coordinator loads no HTTP server
+
         plan = self._plan
         async with AsyncExitStack() as ending:
             store = await open_store(plan.store_url, create=False)
@@ -125,6 +129,8 @@ class Exporter:
         announcing.withdraw(temp_dir(), self._plan.namespace)
 
     async def _served(self, server: MetricsServer) -> str:
+        from cluster.metrics.serving import MetricsPortTaken
+
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(MetricsPortTaken),
             stop=stop_after_delay(PORT_PATIENCE_S),

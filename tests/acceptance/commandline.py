@@ -59,7 +59,7 @@ def eventray(directory: Path, *arguments: str, stdin: str = "", timeout_s: float
 
 
 def in_process(directory: Path, *arguments: str, **variables: str) -> Done:
-    """Run a verb that starts no Ray in this process, which spares a second of imports."""
+    """Run a verb in this process, which spares a second of imports; if it needs Ray, it uses this process's."""
     with contextlib.chdir(directory):
         done = CliRunner().invoke(main, arguments, env=variables)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

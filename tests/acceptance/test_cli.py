@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_submit_closes_with_the_summary(submitted: tuple[Path, Done]) -> None:
 def test_the_same_file_twice_changes_nothing(shop: Path) -> None:
     before = all_events(shop / "x.db")
     assert len(before) == 5
-    done = eventray(shop, "submit", "good.jsonl", *STORE)
+    done = in_process(shop, "submit", "good.jsonl", *STORE)
     assert (done.exit_code, done.json["submitted"], done.json["duplicates"]) == (0, 5, 5)
     assert all_events(shop / "x.db") == before
 
@@ -139,27 +140,29 @@ def an_unknown_application(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "run"),
     [
-        not_a_store,
-        another_database,
-        a_directory_that_cannot_be_written,
-        no_such_directory,
-        an_unknown_url,
-        an_unknown_application,
+        (not_a_store, eventray),  # all of stderr, Ray's own lines too; the other complaints come the same way
+        (another_database, in_process),
+        (a_directory_that_cannot_be_written, in_process),
+        (no_such_directory, in_process),
+        (an_unknown_url, in_process),
+        (an_unknown_application, in_process),
     ],
 )
-def test_a_store_that_cannot_be_opened_is_one_clear_line(given: Any, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_is_one_clear_line(
+    given: Callable[[Path], list[str]], run: Callable[..., Done], tmp_path: Path
+) -> None:
     options = given(tmp_path)
     (tmp_path / "good.jsonl").write_text(GOOD_LINES[0])
-    done = eventray(tmp_path, "submit", "good.jsonl", *options)
+    done = run(tmp_path, "submit", "good.jsonl", *options)
     assert (done.exit_code, done.out) == (1, "")
     (said,) = done.err.splitlines()
     assert said.startswith("eventray: ")
 
 
 def test_a_store_of_another_number_of_shards_is_one_clear_line(shop: Path) -> None:
-    done = eventray(shop, "submit", "good.jsonl", *STORE, "--shards", "8")
+    done = in_process(shop, "submit", "good.jsonl", *STORE, "--shards", "8")
     assert (done.exit_code, done.out) == (1, "")
     (said,) = done.err.splitlines()
     assert "64 shards, 8 were asked for" in said
@@ -167,7 +170,7 @@ def test_a_store_of_another_number_of_shards_is_one_clear_line(shop: Path) -> No
 
 async def test_a_store_that_another_runtime_holds_is_one_clear_line(shop: Path) -> None:
     async with InProcessRuntime.open(f"sqlite:///{shop / 'x.db'}"):
-        done = await asyncio.to_thread(eventray, shop, "submit", "good.jsonl", *STORE)
+        done = await asyncio.to_thread(in_process, shop, "submit", "good.jsonl", *STORE)
     assert (done.exit_code, done.out) == (1, "")
     (said,) = done.err.splitlines()
     assert "held by another runtime" in said

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.commandline import EVENTRAY, Done, all_events, environment, eventray
+from tests.acceptance.commandline import EVENTRAY, Done, all_events, environment, eventray, in_process
 
 pytestmark = pytest.mark.timeout(180)
 CUSTOMERS = 40
@@ -31,7 +31,7 @@ def after_a_run(first_run: tuple[Path, Done], tmp_path: Path) -> Path:
 
 
 def again(directory: Path, *options: str) -> Done:
-    return eventray(directory, "demo", "--customers", str(CUSTOMERS), *options)
+    return in_process(directory, "demo", "--customers", str(CUSTOMERS), *options)
 
 
 def test_a_slice_matches_its_input(first_run: tuple[Path, Done]) -> None:
@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_is_completed_by_the_next(how: signal.Signals, tm
         _, alive = psutil.wait_procs(processes, timeout=30)
         assert alive == []
     done_before = submitted_events(store)
-    report = eventray(tmp_path, "demo", "--json", timeout_s=120).json
+    report = in_process(tmp_path, "demo", "--json").json
     assert report["matches_input"] is True
     commands, promotions = report["commands"], report["promotions"]
     assert commands["accepted"] + commands["duplicates"] == commands["submitted"] == submitted_events(store)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.acceptance.commandline import ROOT, environment
 
-SECONDS = 40
+SECONDS = 30
+"""Each kind of fault of a brief run comes once."""
 
 
 @pytest.mark.timeout(260)

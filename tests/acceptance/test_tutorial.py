@@ -3,11 +3,12 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.commandline import ROOT, environment, eventray
+from tests.acceptance.commandline import ROOT, Done, environment, eventray, in_process
 
 pytestmark = pytest.mark.timeout(180)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -17,12 +18,12 @@ def blocks(page: str, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall((ROOT / page).read_text()) if kind == language]
 
 
-def python(directory: Path, *arguments: str) -> list[str]:
-    """Run Python in a directory, where no Ray runs; return the lines it printed."""
+def python(directory: Path, *arguments: str, **variables: str) -> list[str]:
+    """Run Python in a directory; return the lines it printed."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
-        env=environment(RAY_ADDRESS="local"),
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=60,
@@ -32,13 +33,13 @@ def python(directory: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def type_session(page: str, directory: Path) -> None:
+def type_session(page: str, directory: Path, run: Callable[..., Done]) -> None:
     """Type the page's first session of `eventray` commands; each must succeed."""
     session, *_ = (text for text in blocks(page, "console") if "eventray" in text)
     for command in session.splitlines():
         match command.removeprefix("$ ").split():
             case ["eventray", *arguments]:
-                done = eventray(directory, *arguments)
+                done = run(directory, *arguments)
                 assert done.exit_code == 0, done
             case _:
                 subprocess.run(["sh", "-c", command.removeprefix("$ ")], cwd=directory, check=True)
@@ -68,9 +69,9 @@ def test_the_tutorials_aggregate_fits_in_some_40_lines(bank: Path) -> None:
 
 
 def test_the_tutorials_script_and_commands_run(bank: Path) -> None:
-    for _ in range(2):
-        assert python(bank, "run_bank.py") == ["Account a-1 holds 10.00, not 99.00.", "Ada 10.00 1"]
-    type_session("docs/tutorial.md", bank)
+    for where in ({"RAY_ADDRESS": "local"}, {}):  # where no Ray runs, and where one does
+        assert python(bank, "run_bank.py", **where) == ["Account a-1 holds 10.00, not 99.00.", "Ada 10.00 1"]
+    type_session("docs/tutorial.md", bank, eventray)
     options = ["--store", "sqlite:///bank.db", "--app", "bank:application", "--json"]
     assert eventray(bank, "query", "Accounts", "a-1", *options).json["balance"] == "15.00"
 
@@ -81,6 +82,6 @@ def test_the_readmes_script_and_commands_run(tmp_path: Path) -> None:
     assert python(tmp_path, "first.py") == ["Ada Vip 1 42.00", "Regular"]
     (command,) = blocks("README.md", "json")
     (tmp_path / "commands.jsonl").write_text(command)
-    type_session("README.md", tmp_path)
-    row = eventray(tmp_path, "query", "CustomerProjection", "c-1", "--store", "sqlite:///shop.db", "--json").json
+    type_session("README.md", tmp_path, in_process)
+    row = in_process(tmp_path, "query", "CustomerProjection", "c-1", "--store", "sqlite:///shop.db", "--json").json
     assert row["total_spent"] == "49.50"

@@ -166,6 +166,7 @@ async def test_a_host_killed_at_random_moments_under_load_loses_and_doubles_noth
     load.acknowledged_once(path)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 async def test_a_host_stopped_between_update_and_commit_is_succeeded_within_5_s(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
@@ -187,6 +188,7 @@ async def test_a_host_stopped_between_update_and_commit_is_succeeded_within_5_s(
     log_is_whole(path)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 async def test_a_call_to_a_stopped_host_is_answered_by_its_successor(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"

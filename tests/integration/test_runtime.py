@@ -49,7 +49,9 @@ async def are_all_there(store_id: str, settings: Settings) -> bool:
 
 
 @pytest.mark.parametrize("store_url", ["sqlite", "postgres"], indirect=True)
-async def test_commands_are_decided_stored_and_projected(store_url: str, settings: Settings) -> None:
+async def test_commands_are_decided_stored_and_projected_and_a_second_opener_joins(
+    store_url: str, settings: Settings
+) -> None:
     async with Runtime.open(store_url, settings=settings) as runtime:
         first = await runtime.submit(ADA)
         assert (first.stream, first.version, first.duplicate) == ("customer-c-1", 1, False)
@@ -71,15 +73,11 @@ async def test_commands_are_decided_stored_and_projected(store_url: str, setting
         again, other = await runtime.submit_many([ADA, ADA.model_copy(update={"customer_id": "c-2"})])
         assert isinstance(again, DomainError)
         assert not isinstance(other, Exception)
-
-
-async def test_a_second_opener_joins_and_leaves_the_runtime_running(store_url: str, settings: Settings) -> None:
-    async with Runtime.open(store_url, settings=settings) as first:
         async with Runtime.open(store_url, settings=settings) as second:
-            receipt = await second.submit(ADA)
-        row = await first.query(CustomerProjection, "c-1", after=receipt)
-        assert row is not None
-        assert row["name"] == "Ada"
+            receipt = await second.submit(ADA.model_copy(update={"customer_id": "c-3", "name": "Grace"}))
+        row = await runtime.query(CustomerProjection, "c-3", after=receipt)
+        assert row is not None, "whoever joined leaves it running"
+        assert row["name"] == "Grace"
 
 
 async def test_a_store_that_is_held_elsewhere_is_not_opened(store_url: str, settings: Settings) -> None:
@@ -242,17 +240,6 @@ async def test_what_cannot_be_opened_is_said_in_a_line(url: str, hosts: int, wor
         await Runtime.open(url.format(tmp_path), hosts=hosts)
 
 
-def test_the_blocking_form_does_the_same(store_url: str, settings: Settings) -> None:
-    with SyncRuntime.open(store_url, settings=settings) as runtime:
-        receipt = runtime.submit(ADA)
-        row = runtime.query(CustomerProjection, "c-1", after=receipt)
-        assert row is not None
-        assert row["email"] == "ada@example.com"
-        assert runtime.actor(Customer, "c-1").load().version == 1
-        with pytest.raises(DomainError):
-            runtime.submit(ADA)
-
-
 async def test_subscribers_get_events_also_after_a_projection_host_was_replaced(
     store_url: str, settings: Settings
 ) -> None:
@@ -279,11 +266,17 @@ async def test_subscribers_get_events_also_after_a_projection_host_was_replaced(
         assert sorted(delays[:5])[2] < 0.3  # pushed: the log is looked at each second
 
 
-def test_the_blocking_runtime_streams_and_subscribes(store_url: str, settings: Settings) -> None:
+def test_the_blocking_form_does_the_same(store_url: str, settings: Settings) -> None:
     got: list[str] = []
     with SyncRuntime.open(store_url, settings=settings) as runtime:
         subscription = runtime.subscribe(None, lambda event: got.append(event.customer_id), start="beginning")
-        runtime.submit(ADA)
+        receipt = runtime.submit(ADA)
+        row = runtime.query(CustomerProjection, "c-1", after=receipt)
+        assert row is not None
+        assert row["email"] == "ada@example.com"
+        assert runtime.actor(Customer, "c-1").load().version == 1
+        with pytest.raises(DomainError):
+            runtime.submit(ADA)
         events = runtime.stream(CustomerCreated, start="beginning")
         assert next(events).version == 1
         events.close()

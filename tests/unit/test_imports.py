@@ -1,6 +1,8 @@
 """Imports point one way, and Ray stays at the edge."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 LAYERS = ["store", "actors", "projections", "cluster"]
@@ -24,3 +26,9 @@ def test_imports_point_from_cluster_to_store_and_ray_is_imported_at_the_edge_onl
             forbidden = {*LAYERS[rank + 1 :], "tests", "benchmarks", *(() if ray_allowed else ("ray",))}
             wrong += [f"{name} imports {module}" for module in imported(path) & forbidden]
     assert wrong == []
+
+
+def test_a_coordinator_loads_no_http_server() -> None:
+    """It only makes the exporter, and a tenth of a second of each runtime's start would go into that."""
+    words = [sys.executable, "-c", "import sys, cluster.coordinator; sys.exit('aiohttp' in sys.modules)"]
+    assert subprocess.run(words, cwd=ROOT, timeout=50, check=False).returncode == 0
