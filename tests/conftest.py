@@ -19,6 +19,9 @@ from tests import postgres
 os.environ.setdefault("EVENTRAY_METRICS_EXPORTER", "false")
 """Most tests need none, and it would be one more process of each runtime; those that do say so in their settings."""
 
+os.environ.update(RAY_LOG_MONITOR_MANY_FILES_THRESHOLD="0", LOG_NAME_UPDATE_INTERVAL_S="3600")
+"""Ray looks for new log files ten times a second, to print their lines where drivers want them, as none here does."""
+
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
