@@ -233,6 +233,10 @@ class Lanes:
         elif lane.waiting:
             self.ready[shard] = lane
 
+    def is_empty(self, shard: int) -> bool:
+        """Whether no command waits in this lane."""
+        return not self._lanes[shard].waiting
+
     def failures(self, shard: int) -> int:
         """Calls in a row after which commands of this lane had to go back."""
         return self._lanes[shard].failures

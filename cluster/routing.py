@@ -39,6 +39,7 @@ class RouteTable:
         self._reading: asyncio.Task[list[Route]] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._in_vain = 0
+        self._closed = False
         self.read_s = float("-inf")
         """When the last reading began or ended, on the event loop's clock."""
 
@@ -47,8 +48,8 @@ class RouteTable:
         return self._routes.get(shard)
 
     def read(self) -> None:
-        """Read the routes anew, unless a reading is under way."""
-        if self._reading is None:
+        """Read the routes anew, unless a reading is under way or the table is closed."""
+        if self._reading is None and not self._closed:
             self.read_s = self._loop.time()
             self._reading = self._loop.create_task(self._source.routes())
             self._reading.add_done_callback(self._finish)
@@ -65,7 +66,8 @@ class RouteTable:
         self._in_vain = 0
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading, for good."""
+        self._closed = True
         if self._again is not None:
             self._again.cancel()
         if self._reading is not None:

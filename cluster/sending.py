@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -46,9 +47,6 @@ from store.identity import uuid7
 from store.records import Route
 
 log = structlog.get_logger(__name__)
-
-LOOKS = 8
-"""What has come beside calls under way is counted about so often for each large call: a count goes over all lanes."""
 
 
 class Sender:
@@ -70,8 +68,9 @@ class Sender:
         """The calls under way, by host."""
         self._refused: dict[int, Route] = {}
         """By shard whose lane rests: the route that led nowhere. Another one ends the rest."""
-        self._unsent = 0
-        """Commands that have come into lanes that may be sent from since the last dispatch, and those that it left."""
+        self._unsent: defaultdict[str, int] = defaultdict(int)
+        """By host: commands that the last dispatch left in lanes that may be sent from, and those that have come since.
+        Whatever changes the lanes or the routes otherwise has a dispatch follow, which counts anew."""
         self._dispatching = False
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = math.inf
@@ -91,10 +90,8 @@ class Sender:
 
     def carry(self, submission: Submission) -> None:
         """Take charge of a command: its future will be done by its deadline."""
-        if self._lanes.add(submission):
-            self._unsent += 1
-            if not self._dispatching and self._may_send(submission.shard):
-                self._dispatch_soon()
+        if self._lanes.add(submission) and not self._dispatching and self._may_send_one_more(submission.shard):
+            self._dispatch_soon()
         if submission.deadline_s < self._look_over_s:
             self._look_over_s = submission.deadline_s
             self._arm(submission.deadline_s)
@@ -111,12 +108,13 @@ class Sender:
 
     # --- sending ---
 
-    def _may_send(self, shard: int) -> bool:
-        """Whether a look at all that waits may find something to send, now that this shard has one command more."""
+    def _may_send_one_more(self, shard: int) -> bool:
+        """Count a command that has come; return whether a dispatch has something to do now."""
         route = self._table.get(shard)
-        if route is None or route.host is None or self._takes(route.host, 1, self._loop.time()):
+        if route is None or route.host is None:
             return True
-        return self._unsent % (1 + self._limits.large_call // LOOKS) == 0
+        self._unsent[route.host] += 1
+        return self._takes(route.host, self._unsent[route.host], self._loop.time())
 
     def _takes(self, host: str, commands: int, now_s: float) -> bool:
         """Whether a call with so many commands may go to the host beside those that are under way to it."""
@@ -135,7 +133,7 @@ class Sender:
         self._dispatching = False
         now_s = self._loop.time()
         ready, homeless = self._ready()
-        self._unsent = 0
+        self._unsent.clear()
         for host, routes in ready.items():
             commands = self._lanes.waiting_in(routes)
             while commands and self._takes(host, commands, now_s):
@@ -146,7 +144,7 @@ class Sender:
                 if call.submissions:
                     self._send(call, now_s)
                 commands = self._lanes.waiting_in(routes)
-            self._unsent += commands
+            self._unsent[host] = commands
         if homeless or self._refused:
             self._table.read_again()
         else:
@@ -256,12 +254,13 @@ class Sender:
     # --- calls without an answer ---
 
     def _on_routes(self) -> None:
-        """New routes are there: end the rests for which they were read, and take back from the calls that have been out
-        for long what has moved."""
+        """New routes are there: end the rests for which they were read, and those of lanes that nothing waits in, and
+        take back from the calls that have been out for long what has moved."""
         now_s = self._loop.time()
-        for shard in [shard for shard, route in self._refused.items() if self._table.get(shard) not in (None, route)]:
-            del self._refused[shard]
-            self._lanes.end_rest(shard)
+        for shard, route in list(self._refused.items()):
+            if self._table.get(shard) not in (None, route) or self._lanes.is_empty(shard):
+                del self._refused[shard]
+                self._lanes.end_rest(shard)
         for call in self._under_way():
             if now_s - call.started_s >= self._limits.watch_after_s:
                 self._take_back_moved(call)

@@ -81,6 +81,59 @@ class TestCalls:
         assert [{command.shard for command in call.commands} for _, call in cluster.calls[:3]] == [{0}, {1, 2}, {0}]
         assert len(cluster.calls[1][1].commands) >= 20
 
+    def test_a_call_goes_beside_another_with_the_very_command_that_makes_it_large(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a", "b"], call_s=0.01)
+        cluster.owners = {shard: Route(shard, "b" if shard == 3 else "a", 1) for shard in range(SHARDS)}
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=2, large_call=40)
+            sent = [client.submit(keys[shard], "Note", "x") for shard in (0, 3)]
+            await asyncio.sleep(0.005)
+            for shard in (1, 3) * 39:
+                sent.append(client.submit(keys[shard], "Note", "y"))
+                await asyncio.sleep(0)
+            assert len(cluster.calls) == 2, "39 wait for each host"
+            sent += [client.submit(keys[0], "Note", "z") for _ in range(2)]  # behind the call that carries their shard
+            await asyncio.sleep(0)
+            assert len(cluster.calls) == 2
+            sent.append(client.submit(keys[2], "Note", "y"))
+            await asyncio.sleep(0.001)
+            assert [len(call.commands) for _, call in cluster.calls] == [1, 1, 40]
+            await asyncio.gather(*sent)
+
+        run(work())
+        assert [len(call.commands) for host, call in cluster.calls if host == "a"] == [1, 40, 2]
+
+    def test_what_waited_behind_a_call_is_counted_once_that_is_back(self) -> None:
+        cluster = FakeCluster(SHARDS, ["a"])
+        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+        at_once, sizes = cluster.call, list[int]()
+
+        async def call(host: str, payload: bytes) -> bytes:
+            sizes.append(len(unpack_call(payload).commands))
+            await asyncio.sleep(0.04 if len(sizes) == 1 else 0.01)
+            return await at_once(host, payload)
+
+        cluster.call = call  # type: ignore[method-assign]
+
+        async def work() -> None:
+            client = client_of(cluster, calls_max=2, large_call=20)
+            sent = [client.submit(keys[0], "Note", "x")]
+            await asyncio.sleep(0.002)
+            sent += [client.submit(keys[1], "Note", "y") for _ in range(20)]
+            await asyncio.sleep(0.001)
+            sent += [client.submit(keys[1], "Note", "z") for _ in range(15)]
+            await asyncio.sleep(0.02)
+            assert sizes == [1, 20], "what waits is no large call"
+            for shard in (1, 2, 3, 1, 2):
+                sent.append(client.submit(keys[shard], "Note", "z"))
+                await asyncio.sleep(0.001)
+            assert sizes == [1, 20, 20]
+            await asyncio.gather(*sent)
+
+        run(work())
+
     def test_beside_a_large_call_a_few_commands_wait_for_its_return(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
         keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
@@ -470,6 +523,20 @@ class TestMovedShards:
 
         run(work())
 
+    def test_once_a_refused_shards_commands_are_over_no_route_is_read_any_more(self) -> None:
+        cluster = FakeCluster(1, ["a"], [Fate.GONE_BEFORE] * 100, call_s=0.001)
+
+        async def work() -> None:
+            client = CommandClient(cluster, cluster, 1)
+            with pytest.raises(CommandTimeout):
+                await client.submit("key", "Note", "1", timeout_s=1)
+            await asyncio.sleep(1)
+            calls, readings = len(cluster.calls), cluster.readings
+            await asyncio.sleep(60)
+            assert (len(cluster.calls), cluster.readings) == (calls, readings)
+
+        run(work())
+
     def test_routes_are_not_read_while_calls_are_answered(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"])
 
@@ -706,6 +773,31 @@ class TestClosing:
             with pytest.raises(ClientClosed):
                 client.submit("key", "Note", "{}")
             await client.close()
+
+        run(work())
+
+    @pytest.mark.parametrize("turns_late", range(3))
+    def test_once_it_is_closed_no_route_is_read_also_where_a_call_fails_just_then(self, turns_late: int) -> None:
+        cluster, host_dies = FakeCluster(SHARDS, ["a"]), asyncio.Event()
+
+        async def call(host: str, _payload: bytes) -> bytes:
+            await host_dies.wait()
+            for _ in range(turns_late):
+                await asyncio.sleep(0)
+            raise HostGone(host, "it died")
+
+        cluster.call = call  # type: ignore[method-assign]
+
+        async def work() -> None:
+            client = client_of(cluster)
+            (future,) = submit(client, 1)
+            await asyncio.sleep(0.005)
+            host_dies.set()
+            await client.close(wait_s=0)
+            readings = cluster.readings
+            await asyncio.sleep(60)
+            assert cluster.readings == readings
+            assert isinstance(future.exception(), CommandTimeout)
 
         run(work())
 
