@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from actors.errors import ApplyFailed, BrokenHistory, NoEventMethod
 from actors.methods import event_methods
-from store.errors import InvalidValue
+from store.errors import InvalidValue, told
 from store.events import Draft, Event
 from store.identity import checked_id
 
@@ -139,9 +139,8 @@ class Aggregate:
                 apply(event)
             except NoEventMethod:
                 raise
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise ApplyFailed(self.stream, version, event.event_type, reason) from error
+            except (Exception, SystemExit) as error:
+                raise ApplyFailed(self.stream, version, event.event_type, told(error)) from error
             self.version = version
 
     @classmethod

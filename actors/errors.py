@@ -145,9 +145,9 @@ def from_wire(wire: Sequence[Any]) -> EventrayError:
         return error_class(*arguments)
     try:
         error = error_class(*arguments)
-    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return error if str(error) == message else DomainError(message)
+    except Exception:  # noqa: BLE001 - whatever a user's class raises
         return DomainError(message)
-    return error if str(error) == message else DomainError(message)
 
 
 def _packable(value: object) -> object:

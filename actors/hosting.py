@@ -27,6 +27,7 @@ from actors.snapshots import SnapshotCounts
 from actors.wire import Call, CommandMessage, Receipt, pack_answers, unpack_call
 from actors.writer import Publish, Writer
 from store import EventrayError, EventRecord, EventStore, StoreUnavailable
+from store.errors import told
 from store.identity import shard_of
 from store.logs import subject
 from store.values import PAYLOAD_SIZE_MAX_BYTES
@@ -242,6 +243,17 @@ class HostCore:
     def _advance(self, shards: Iterable[Shard]) -> None:
         """Let these shards decide what they can; then wake the writer, or first read what they lack.
 
+        What a shard raises here is no answer to anybody: the host has failed.
+        """
+        try:
+            self._decide(shards)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _decide(self, shards: Iterable[Shard]) -> None:
+        """As `_advance`.
+
         A call is answered once all its commands are, so that what was decided before the reading is stored with what is
         decided after it: one commit instead of two, and the second would wait for the first.
         """
@@ -314,7 +326,11 @@ class HostCore:
     # --- health ---
 
     def health(self) -> HostHealth:
-        """Say how the host is. May be called from any thread, also while the event loop is blocked."""
+        """Say how the host is. May be called from any thread, also while the event loop is blocked.
+
+        Raises RuntimeError where it has failed.
+        """
+        self._check()
         age_s = time.monotonic() - self._beat_at_s
         oldest_s = self._health.oldest_pending_s
         return self._health._replace(loop_age_s=age_s, oldest_pending_s=oldest_s + age_s if oldest_s else 0.0)
@@ -356,13 +372,18 @@ class HostCore:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a loop of the host ended; it serves nothing from now on", host=self.name, exc_info=error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Serve nobody from now on; who waits is told."""
+        if self._failure is None:
+            log.error("the host has failed; it serves nothing from now on", host=self.name, exc_info=error)
             self._failure = error
             for open_call in self._open_calls:
-                open_call.fail(RuntimeError(f"host {self.name} failed: {error!r}"))
+                open_call.fail(RuntimeError(f"host {self.name} failed: {told(error)}"))
 
     def _check(self) -> None:
-        """Raise what ended one of the loops: a host with a broken loop serves nobody and is replaced."""
+        """Raise what the host failed of: it serves nobody and is replaced."""
         if self._failure is not None:
             raise RuntimeError(f"host {self.name} failed") from self._failure
 

@@ -62,6 +62,7 @@ class OpenCall:
         """End the call without answers: its commands' outcomes are unknown."""
         if not self.done.done():
             self.done.set_exception(error)
+            self.done.exception()  # who waits gets it too; that nobody does is no news
 
 
 class Pending:

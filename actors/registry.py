@@ -14,10 +14,10 @@ from pydantic_core import PydanticSerializationError
 
 from actors.aggregate import Aggregate
 from actors.commands import Command, explain, shown, shown_field, suggestion
-from actors.errors import DecideFailed, DomainError, InvalidCommand
+from actors.errors import DecideFailed, DomainError, InvalidCommand, to_wire
 from actors.methods import CommandMethod, command_methods
 from store.codec import EventRegistry
-from store.errors import InvalidValue
+from store.errors import InvalidValue, told
 from store.events import Event
 from store.identity import checked_id
 from store.values import PAYLOAD_SIZE_MAX_BYTES, check_value
@@ -81,8 +81,9 @@ class CommandBinding:
         """Let the aggregate decide; what it raised is in its `uncommitted_events`, and no event at all is fine too.
 
         Raises DomainError (or InvalidCommand, if the method did) for a refusal, and where the stream belongs to
-        another partition key. Raises DecideFailed if the method broke, or raised events on one of `reads`. After any
-        error the caller throws away those that hold uncommitted events, of `reads` too: they may be half changed.
+        another partition key. Raises DecideFailed if the method broke (SystemExit included: no command ends a host),
+        raised events on one of `reads`, or refused with an error that can't be told. After any error the caller throws
+        away those that hold uncommitted events, of `reads` too: they may be half changed.
         """
         key = aggregate.partition_key
         if key is not None and key != getattr(command, self._key_field):
@@ -90,10 +91,14 @@ class CommandBinding:
         versions = [read.version for read in reads] if reads else None
         try:
             self.method(aggregate, command, *reads)
-        except (DomainError, InvalidCommand):
+        except (DomainError, InvalidCommand) as refusal:
+            try:
+                to_wire(refusal)
+            except (Exception, SystemExit) as error:
+                raise self._failed(aggregate, f"its refusal can't be told: {told(refusal)}") from error
             raise
-        except Exception as error:
-            raise self._failed(aggregate, f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise self._failed(aggregate, told(error)) from error
         if versions is not None and versions != [read.version for read in reads]:
             raise self._failed(aggregate, "it raised events on an aggregate that it may only read")
 
@@ -181,8 +186,8 @@ class AggregateRegistry:
             command = validate_json(data)
         except ValidationError as error:
             raise explain(binding.command_class, error) from error
-        except Exception as error:
-            remedy = f"a validator of it broke: {type(error).__name__}: {shown(str(error))}"
+        except (Exception, SystemExit) as error:
+            remedy = f"a validator of it broke: {told(error)}"
             raise InvalidCommand("command", command_type, remedy) from error
         binding.check(command)
         return binding, command

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from actors.aggregate import Aggregate
 from actors.fingerprints import fingerprint_of
+from store.errors import told
 from store.records import Snapshot
 
 OWN_ATTRIBUTES = frozenset({"aggregate_id", "version", "partition_key", "_uncommitted"})
@@ -203,7 +204,7 @@ def _give_up(aggregate_class: type[Aggregate], error: NotEncodable) -> None:
 
 
 def _shown(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_SIZE_MAX]
+    return " ".join(told(error).split())[:REASON_SIZE_MAX]
 
 
 def _annotated(aggregate_class: type[Aggregate]) -> dict[str, Any]:

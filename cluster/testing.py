@@ -130,7 +130,10 @@ class LocalHosts:
         """They push to all followers from the start."""
 
     async def health(self, name: str) -> HostHealth | None:
-        return self._core(name).health()
+        try:
+            return self._core(name).health()
+        except RuntimeError as error:
+            raise ProcessLost(name, str(error)) from error
 
     async def ended(self, name: str) -> str:
         await asyncio.Event().wait()

@@ -13,11 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from store.columns import column, envelopes
-from store.errors import InvalidValue, NewerSchema, UndecodableEvent, UnknownEventType
+from store.errors import InvalidValue, NewerSchema, UndecodableEvent, UnknownEventType, told
 from store.events import Event, attach
 from store.records import EventRecord
 from store.upcasting import Upcaster, chain_of
-from store.values import PAYLOAD_SIZE_MAX_BYTES, check_value, holds_plain_values
+from store.values import PAYLOAD_SIZE_MAX_BYTES, check_value, holds_plain_values, shown
 
 PROBLEMS_SHOWN_MAX = 3
 """Wrong fields that an error names."""
@@ -67,7 +67,7 @@ class EventRegistry:
         try:
             encoded = event.__pydantic_serializer__.to_json(event)
         except PydanticSerializationError as error:
-            raise InvalidValue(event.event_type, ascii(event)[:200], "leave out what JSON can't hold") from error
+            raise InvalidValue(event.event_type, shown(str(error)), "leave out what JSON can't hold") from error
         if len(encoded) > self._payload_size_max_bytes:
             remedy = f"an event of at most {self._payload_size_max_bytes} bytes was expected (payload_size_max_bytes)"
             raise InvalidValue(event.event_type, f"{len(encoded)} bytes", remedy)
@@ -157,7 +157,7 @@ class EventRegistry:
             step = "what the upcasters made of it"
             return to_json(data)
         except Exception as error:
-            reason = f"{step}: {type(error).__name__}: {error}"
+            reason = f"{step}: {told(error)}"
             raise UndecodableEvent(record.stream, record.version, record.type, reason) from error
 
 
@@ -173,7 +173,7 @@ def _grouped(kinds: Sequence[str], data: Sequence[str]) -> dict[str, Sequence[st
 
 def _reason(error: Exception) -> str:
     if not isinstance(error, ValidationError):
-        return f"{type(error).__name__}: {error}"
+        return told(error)
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     shown = [f"{'.'.join(map(str, problem['loc'])) or 'data'}: {problem['msg']}" for problem in problems]
     more = len(shown) - PROBLEMS_SHOWN_MAX

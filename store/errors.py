@@ -25,6 +25,14 @@ class EventrayError(Exception):
         return message.format(*self.args)
 
 
+def told(error: BaseException) -> str:
+    """Return class and text of an error, also of a user's whose text can't be made."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as broken:  # noqa: BLE001 - it is a user's text
+        return f"{type(error).__name__}, whose text can't be made ({type(broken).__name__})"
+
+
 class ConcurrencyError(EventrayError):
     """Stream {0} is at version {2}, not at the expected {1}: load it again and decide anew."""
 

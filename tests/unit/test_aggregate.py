@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from actors import Aggregate, BrokenHistory, Command, NoEventMethod
+from actors import Aggregate, ApplyFailed, BrokenHistory, Command, NoEventMethod
 from actors.methods import command_methods
 from store.errors import InvalidValue
 from store.events import Draft, Event
@@ -123,6 +123,15 @@ def test_history_with_a_gap_or_a_repetition_is_refused(versions: list[int]) -> N
     with pytest.raises(BrokenHistory, match="basket-b-1"):
         basket.load_from_history(added(1).within(Draft(version)) for version in versions)
     assert basket.version == len(versions) - 1
+
+
+def test_a_method_that_exits_on_an_event_makes_the_stream_unreadable_and_ends_nothing() -> None:
+    class Leaving(Basket):
+        def on_added(self, event: Added) -> None:
+            sys.exit(3)
+
+    with pytest.raises(ApplyFailed, match="SystemExit: 3"):
+        Leaving("b-1").load_from_history([added(1).within(Draft(1))])
 
 
 def test_an_event_goes_to_the_method_of_its_class_else_of_its_base() -> None:

@@ -49,6 +49,11 @@ class Point(BaseModel):
     x: float
 
 
+class Unshown:
+    def __repr__(self) -> str:
+        raise LookupError("no text")
+
+
 @dataclass
 class Line:
     start: datetime
@@ -133,6 +138,7 @@ def nested(depth: int) -> list[Any]:
         ("a\0b", "Noted.value", "NUL"),
         (nested(100), "Noted.value" + ".0" * 24 + ".", "nest lists and objects at most 100 deep"),
         (object(), "Noted", "leave out what JSON can't hold"),
+        (Unshown(), "Noted", "leave out what JSON can't hold"),
         ("x" * 2**20, "Noted", "at most 1048576 bytes"),
         ("\u00e4" * 2**19, "Noted", "at most 1048576 bytes"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 import actors
 from actors.errors import DomainError, InvalidCommand, from_wire, to_wire
-from store.errors import EventrayError
+from store.errors import EventrayError, told
 
 SAMPLES = {"str": "text", "int": 7, "float": 1.5, "bool": True}
 
@@ -101,6 +101,27 @@ def test_fields_that_cannot_be_packed_travel_as_text(field: object) -> None:
     assert isinstance(copy.args[2], str)
     assert copy.args[2].encode()
     assert over_the_wire(DomainError(field)).args[0].encode()
+
+
+def test_a_users_error_whose_text_only_its_own_process_can_make_keeps_its_message() -> None:
+    class Reason:
+        name = "stolen"
+
+    class CardRefused(DomainError):
+        def __str__(self) -> str:
+            return f"the card is {self.args[0].name}"
+
+    copy = over_the_wire(CardRefused(Reason()))
+    assert (type(copy), str(copy)) == (DomainError, "the card is stolen")
+
+
+def test_a_text_that_can_not_be_made_is_told_so() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
+    assert told(Odd()) == "Odd, whose text can't be made (SystemExit)"
+    assert told(KeyError("k")) == "KeyError: 'k'"
 
 
 def test_a_users_error_may_not_take_a_name_of_ours() -> None:

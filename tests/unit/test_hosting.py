@@ -7,12 +7,21 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
+from typing import ClassVar
 
 import pytest
 
 from actors import Aggregate, Command, loading
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, DeactivateCustomer, PromoteToVip
-from actors.errors import CommandIdReused, CommandTimeout, DomainError, InvalidCommand, NotOwner, StaleCall
+from actors.errors import (
+    CommandIdReused,
+    CommandTimeout,
+    DecideFailed,
+    DomainError,
+    InvalidCommand,
+    NotOwner,
+    StaleCall,
+)
 from actors.registry import AggregateRegistry
 from actors.wire import Receipt
 from store import ConcurrencyError, Event, EventRecord, OutcomeUnknown, StoreRejected, StoreUnavailable, open_store
@@ -441,6 +450,84 @@ async def test_a_broken_writer_fails_its_calls_instead_of_hanging(host: HostUnde
         await host.submit(ADA, "k-1")
     with pytest.raises(RuntimeError, match="failed"):
         await host.submit(ADA, "k-1")
+
+
+async def test_a_bug_where_shards_decide_fails_the_host_instead_of_hanging(
+    host: HostUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held(host)
+    waiting = asyncio.create_task(host.submit(ADA, "k-1"))
+    await until_held(host)
+
+    def broken(*_: object) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr("actors.shard.record_events", broken)
+    bob = CreateCustomer(customer_id="c-2", name="Bob", email="bob@example.com")
+    async with asyncio.timeout(5):
+        for submitted in (asyncio.create_task(host.submit(bob, "k-2")), waiting):
+            with pytest.raises(RuntimeError, match="failed: LookupError: a bug"):
+                await submitted
+    with pytest.raises(RuntimeError, match="failed"):
+        await host.submit(PROMOTE, "k-3")
+    with pytest.raises(RuntimeError, match="failed"):
+        host.core.health()
+
+
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+    __repr__ = __str__
+
+
+class UntoldRefusal(DomainError):
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+class OddReason:
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+class Opened(Event):
+    box_id: str
+
+
+class OpenBox(Command):
+    box_id: str
+    trap: str = ""
+
+
+class Box(Aggregate):
+    TRAPS: ClassVar[dict[str, BaseException]] = {
+        "untold": Untold(),
+        "exit": SystemExit(3),
+        "untold refusal": UntoldRefusal("no"),
+        "odd refusal": DomainError("no", OddReason()),
+    }
+
+    def open(self, command: OpenBox) -> None:
+        self.raise_event(Opened(box_id=self.aggregate_id))
+        if command.trap:
+            raise self.TRAPS[command.trap]
+
+    def on_opened(self, _event: Opened) -> None:
+        """Its number is all that it keeps."""
+
+
+@pytest.mark.parametrize("trap", Box.TRAPS)
+async def test_whatever_a_command_raises_breaks_that_command_and_nothing_else(trap: str) -> None:
+    store = await open_store("memory://", shards=4)
+    async with host_on(store, registry=AggregateRegistry([Box])) as host, asyncio.timeout(5):
+        commands = [OpenBox(box_id=f"b-{n // 2}", trap=trap if n == 5 else "") for n in range(12)]
+        answers = await host.execute(*[host.message(command, f"k-{n}") for n, command in enumerate(commands)])
+        assert [type(answer) for answer in answers] == [Receipt] * 5 + [DecideFailed] + [Receipt] * 6
+        assert isinstance(await host.submit(OpenBox(box_id="b-2"), "k-5"), Receipt)
+        assert len(await host.log()) == 12
+        host.core.health()
+    await store.close()
 
 
 class Filled(Event):
