@@ -780,7 +780,7 @@ class TestClosing:
     def test_once_it_is_closed_no_route_is_read_also_where_a_call_fails_just_then(self, turns_late: int) -> None:
         cluster, host_dies = FakeCluster(SHARDS, ["a"]), asyncio.Event()
 
-        async def call(host: str, _payload: bytes) -> bytes:
+        async def call(host: str, payload: bytes) -> bytes:
             await host_dies.wait()
             for _ in range(turns_late):
                 await asyncio.sleep(0)
