@@ -21,6 +21,7 @@ from actors.hosting import HostCore, HostHealth, HostLimits
 from actors.metering import HostMeter, Unmetered
 from actors.pushing import Pusher
 from actors.registry import AggregateRegistry
+from actors.wire import pieces_of
 from store.logs import configure_logs
 from store.opening import open_store
 from store.ports import EventStore
@@ -87,9 +88,9 @@ class Host:
         """Finish what these shards have in hand, then forget them."""
         await self._opened().release(shards)
 
-    async def execute(self, call: bytes) -> bytes:
-        """Execute one packed call; return its packed answers. Raises StaleCall."""
-        return await self._opened().execute(call)
+    async def execute(self, *pieces: bytes) -> bytes:
+        """Execute one packed call, given in its pieces; return its packed answers. Raises StaleCall."""
+        return await self._opened().execute(b"".join(pieces))
 
     async def push_to(self, projection_hosts: dict[str, list[int]]) -> None:
         """From now on push the committed events of these shards to the actors of these names.
@@ -132,7 +133,7 @@ class Host:
 
     async def _push(self, projection_host: str, blob: bytes) -> bool:
         try:
-            await self._projection_hosts[projection_host].push.remote(blob)
+            await self._projection_hosts[projection_host].push.remote(*pieces_of(blob))
         except RayTaskError as error:
             log.error("a push failed", projections=projection_host, exc_info=error)
         except (RayError, KeyError):

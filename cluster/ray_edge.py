@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
+from actors.wire import pieces_of
 from cluster.transport import HostGone
 from store.errors import EventrayError
 
@@ -89,7 +90,7 @@ class RayTransport:
 
     async def call(self, host: str, payload: bytes) -> bytes:
         """Execute a packed call on a host; see `Transport`."""
-        answers: bytes = await self.ask(host, "execute", payload)
+        answers: bytes = await self.ask(host, "execute", *pieces_of(payload))
         return answers
 
     async def ask(self, name: str, method: str, *arguments: Any) -> Any:

@@ -7,8 +7,9 @@ here: the SQL (`read_models.py`), and which event causes what (a `Projection` sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Table
 
@@ -159,27 +160,40 @@ def _increase(row: dict[str, Any], amounts: Mapping[str, Any]) -> None:
 
 
 def _key(table: Table, row: dict[str, Any]) -> Key:
-    names = [column.name for column in table.primary_key]
-    values = tuple(_value(table, name, row) for name in names)
-    return values[0] if len(values) == 1 else values
-
-
-def _value(table: Table, name: str, row: dict[str, Any]) -> Any:
-    if name not in row:
-        raise ValueError(f"a row of {table.name} needs its key column {name}")
-    return row[name]
+    names = _shape(table).key
+    try:
+        return row[names[0]] if len(names) == 1 else tuple([row[name] for name in names])
+    except KeyError as error:
+        raise ValueError(f"a row of {table.name} needs its key column {error.args[0]}") from error
 
 
 def _complete(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = row.keys() - table.columns.keys()
-    if unknown:
+    defaults = _shape(table).defaults
+    whole = {**defaults, **row}
+    if len(whole) > len(defaults):
+        unknown = row.keys() - defaults.keys()
         raise ValueError(f"{table.name} has no column {', '.join(sorted(unknown))}")
-    return {column.name: row[column.name] if column.name in row else _default(column) for column in table.columns}
+    return whole
 
 
 def default_values(table: Table) -> dict[str, Any]:
     """Return what a row's columns but its key hold where nothing is said of them."""
-    return {column.name: _default(column) for column in table.columns if not column.primary_key}
+    shape = _shape(table)
+    return {name: value for name, value in shape.defaults.items() if name not in shape.key}
+
+
+class _Shape(NamedTuple):
+    """What a table's rows look like; SQLAlchemy takes long to say it."""
+
+    key: tuple[str, ...]
+    defaults: dict[str, Any]
+    """Of all columns, in their order."""
+
+
+@lru_cache(maxsize=256)
+def _shape(table: Table) -> _Shape:
+    key = tuple(column.name for column in table.primary_key)
+    return _Shape(key, {column.name: _default(column) for column in table.columns})
 
 
 def _default(column: Any) -> Any:

@@ -156,8 +156,11 @@ class ProjectionHost:
         """Return the shards that it was last told to follow."""
         return sorted(self._following.shards) if self._following is not None else []
 
-    async def push(self, blob: bytes) -> None:
-        """Take committed records, a msgpack list of them. Nobody needs to wait for it; what is lost is read later."""
+    async def push(self, *pieces: bytes) -> None:
+        """Take committed records, a msgpack list of them in its pieces. Nobody needs to wait for it; what is lost is
+        read later.
+        """
+        blob = b"".join(pieces)
         self._listeners.push(blob)
         if self._following is not None:
             records = records_of(msgpack.unpackb(blob, use_list=False))

@@ -20,6 +20,7 @@ from ray.util import list_named_actors
 
 from actors.customers import CreateCustomer, CreateOrder, Customer, CustomerCreated, PromoteToVip
 from actors.errors import DomainError, InvalidCommand
+from actors.wire import Receipt
 from cluster import Runtime, Settings, SyncRuntime
 from cluster.ray_edge import COORDINATOR, namespace_of
 from projections.customers import CustomerProjection
@@ -73,11 +74,15 @@ async def test_commands_are_decided_stored_and_projected_and_a_second_opener_joi
         again, other = await runtime.submit_many([ADA, ADA.model_copy(update={"customer_id": "c-2"})])
         assert isinstance(again, DomainError)
         assert not isinstance(other, Exception)
+        many = [CreateCustomer(customer_id=f"many-{each}", name="A" * 150, email=ADA.email) for each in range(700)]
+        receipts = [receipt for receipt in await runtime.submit_many(many) if isinstance(receipt, Receipt)]
+        assert [receipt.stream for receipt in receipts] == [f"customer-many-{each}" for each in range(700)]
         async with Runtime.open(store_url, settings=settings) as second:
             receipt = await second.submit(ADA.model_copy(update={"customer_id": "c-3", "name": "Grace"}))
         row = await runtime.query(CustomerProjection, "c-3", after=receipt)
         assert row is not None, "whoever joined leaves it running"
         assert row["name"] == "Grace"
+        assert await runtime.query(CustomerProjection, "many-699", after=receipts[-1]) is not None
 
 
 async def test_a_store_that_is_held_elsewhere_is_not_opened(store_url: str, settings: Settings) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
+from actors.wire import PIECE_SIZE_MAX_BYTES, pieces_of
 from cluster import Settings, local_ray
 from cluster.ray_edge import NoCoordinator, RayTransport, ask
 from cluster.ray_probe import RayUnavailable
@@ -42,12 +43,14 @@ class Actor:
     def __init__(self, *script: RayError) -> None:
         self.script = list(script)
         self.calls = 0
+        self.arguments: tuple[object, ...] = ()
 
     def __getattr__(self, _name: str) -> Any:
         return SimpleNamespace(remote=self._called)
 
-    async def _called(self, *_arguments: object) -> str:
+    async def _called(self, *arguments: object) -> str:
         self.calls += 1
+        self.arguments = arguments
         if self.script:
             raise self.script.pop(0)
         return "answer"
@@ -68,6 +71,15 @@ def test_what_a_host_raises_itself_is_told_as_it_is() -> None:
     with pytest.raises(StoreHeld):
         run(transport.call("host-1", b""))
     assert "host-1" in transport._handles
+
+
+def test_a_large_call_goes_in_pieces_that_ray_sends_along() -> None:
+    transport, host = RayTransport("namespace"), Actor()
+    transport._handles["host-1"] = host
+    call = bytes(3 * PIECE_SIZE_MAX_BYTES)
+    run(transport.call("host-1", call))
+    assert host.arguments == tuple(pieces_of(call))
+    assert len(host.arguments) == 3
 
 
 def test_a_coordinator_that_was_preempted_or_is_away_comes_back() -> None:

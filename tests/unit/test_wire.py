@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.errors import DomainError, NotOwner, Overloaded
-from actors.wire import Call, CommandMessage, Receipt, pack_answers, pack_call, unpack_answers, unpack_call
+from actors.wire import (
+    CUT_SIZE_MAX_BYTES,
+    PIECE_SIZE_MAX_BYTES,
+    Call,
+    CommandMessage,
+    Receipt,
+    pack_answers,
+    pack_call,
+    pieces_of,
+    unpack_answers,
+    unpack_call,
+)
 from store.errors import ConcurrencyError, InvalidValue, StoreUnavailable
 
 SMALL = st.integers(min_value=0, max_value=2**63 - 1)
@@ -62,3 +73,21 @@ def test_a_call_that_utf_8_cannot_carry_is_refused_by_name() -> None:
     message = CommandMessage(0, "CreateCustomer", "c", True, '"\ud800"', None, None, 1000, "")
     with pytest.raises(InvalidValue, match="surrogates"):
         pack_call(Call("s", 1, {0: 1}, [message]))
+
+
+@pytest.mark.parametrize(
+    ("size", "pieces"),
+    [
+        (0, 1),
+        (PIECE_SIZE_MAX_BYTES, 1),
+        (PIECE_SIZE_MAX_BYTES + 1, 2),
+        (CUT_SIZE_MAX_BYTES, 8),
+        (CUT_SIZE_MAX_BYTES + 1, 1),
+    ],
+)
+def test_what_ray_can_send_along_is_cut_small_enough_for_it(size: int, pieces: int) -> None:
+    packed = bytes(place % 251 for place in range(size))
+    cut = pieces_of(packed)
+    assert b"".join(cut) == packed
+    assert len(cut) == pieces
+    assert pieces == 1 or max(map(len, cut)) <= PIECE_SIZE_MAX_BYTES
