@@ -187,7 +187,7 @@ class AggregateRegistry:
         except ValidationError as error:
             raise explain(binding.command_class, error) from error
         except (Exception, SystemExit) as error:
-            remedy = f"a validator of it broke: {told(error)}"
+            remedy = f"a validator of it broke: {shown(told(error))}"
             raise InvalidCommand("command", command_type, remedy) from error
         binding.check(command)
         return binding, command

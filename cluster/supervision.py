@@ -17,7 +17,7 @@ import structlog
 from actors.hosting import HostHealth
 from cluster.placement import Polls, is_well
 from cluster.settings import Settings
-from store.errors import EventrayError, Superseded
+from store.errors import EventrayError, Superseded, told
 
 log = structlog.get_logger(__name__)
 
@@ -236,7 +236,7 @@ class Supervisor:
         self._duty.failed(self.node)
         if not self.serving.done():
             self.serving.set_exception(error)
-        return f"{type(error).__name__}: {error}"
+        return told(error)
 
     async def _watch(self, name: str, ended: asyncio.Future[str]) -> str:
         """Poll a process until it is lost; return the reason."""

@@ -21,7 +21,7 @@ from actors.metadata import because_of
 from projections.errors import DeliveryFailed
 from projections.sink import Taken
 from store.codec import EventRegistry
-from store.errors import EventrayError, InvalidValue
+from store.errors import EventrayError, InvalidValue, told
 from store.events import Event
 from store.logs import described
 from store.ports import Checkpoints
@@ -126,7 +126,7 @@ class CallbackSink:
                 await result
 
     def _failure(self, record: EventRecord, error: Exception) -> DeliveryFailed:
-        reason = f"{type(error).__name__}: {error}"
+        reason = told(error)
         log.warning("a subscriber failed at an event", subscriber=self.name, reason=reason, **described(record))
         return DeliveryFailed(self.name, record.stream, record.version, record.type, reason)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from projections.errors import CallInterrupted, CallTimedOut, HandlerStuck
+from projections.errors import CallEnded, CallInterrupted, CallTimedOut, HandlerStuck
 
 CANCEL_S = 1.0
 """How long a coroutine may take to end once it is cancelled; then its event loop is taken to be blocked."""
@@ -44,9 +44,9 @@ class Caller:
     async def call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call a function and wait until it has returned.
 
-        Raises what it raises; CallTimedOut past the time; HandlerStuck, without calling, where too many calls have not
-        returned; CallInterrupted where another call blocks the event loop; Stopping once `stop` was called and the
-        function did not return soon.
+        Raises what it raises, but CallEnded for SystemExit; CallTimedOut past the time; HandlerStuck, without calling,
+        where too many calls have not returned; CallInterrupted where another call blocks the event loop; Stopping once
+        `stop` was called and the function did not return soon.
         """
         if self.stuck >= self._stuck_max:
             raise HandlerStuck(self._name, self.stuck)
@@ -154,11 +154,17 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, Any], tasks: list[
         if limit.expired():
             raise CallTimedOut(timeout_s) from error
         raise
+    except SystemExit as error:
+        raise CallEnded from error
 
 
 def _run(future: Future[None], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         function(*arguments)
+    except SystemExit as error:
+        ended = CallEnded()
+        ended.__cause__ = error
+        _settle(future, ended)
     except BaseException as error:  # noqa: BLE001 - it is raised where the call is awaited
         _settle(future, error)
     else:

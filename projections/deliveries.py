@@ -18,6 +18,7 @@ from projections.errors import CallInterrupted, HandlerStuck, RetryLater, Undeli
 from projections.event_methods import by_stored_name
 from projections.handler import Handler
 from store.codec import EventRegistry
+from store.errors import told
 from store.logs import described, subject
 from store.records import EventRecord
 
@@ -105,7 +106,7 @@ def failure_of(error: BaseException) -> Failure:
     after_s = error.after_s if isinstance(error, RetryLater) else 0.0
     trace = "".join(traceback.format_exception(error))
     return Failure(
-        error=_storable(f"{type(error).__name__}: {error}")[:ERROR_SIZE_MAX],
+        error=_storable(told(error))[:ERROR_SIZE_MAX],
         traceback=_storable(trace)[-TRACEBACK_SIZE_MAX:],
         final=isinstance(error, Undeliverable),
         after_s=after_s,

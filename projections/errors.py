@@ -151,6 +151,10 @@ class CallTimedOut(EventrayError):
         super().__init__(timeout_s)
 
 
+class CallEnded(EventrayError):
+    """It raised SystemExit, which ends no process here."""
+
+
 class CallInterrupted(EventrayError):
     """Another call has blocked the event loop of handler {0}: this one is tried again on a new one."""
 

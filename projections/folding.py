@@ -16,7 +16,7 @@ from projections.event_methods import by_stored_name
 from projections.issuing import Issuing
 from projections.projection import Projection
 from store.codec import EventRegistry
-from store.errors import EventrayError
+from store.errors import EventrayError, told
 from store.events import Event
 from store.records import EventRecord
 
@@ -56,7 +56,7 @@ class Folder:
             try:
                 for table, key in self._projection.reads(event):
                     keys.setdefault(table, set()).add(key)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._failed(record, error) from error
         return keys
 
@@ -80,7 +80,7 @@ class Folder:
                     returned = method.function(self._projection, events[first], changes)
                 if self._issuing is not None:
                     changes.issued += self._issuing.issue(events[first:place], returned, pairs=method.takes_many)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._failed(records[first], error) from error
         return changes
 
@@ -95,6 +95,6 @@ class Folder:
                     raise self._failed(record, error) from error
             raise
 
-    def _failed(self, record: EventRecord, error: Exception) -> ProjectionFailed:
-        reason = f"{type(error).__name__}: {error}"
+    def _failed(self, record: EventRecord, error: BaseException) -> ProjectionFailed:
+        reason = told(error)
         return ProjectionFailed(self._projection.name, record.stream, record.version, record.type, reason)

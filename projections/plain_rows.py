@@ -17,6 +17,7 @@ from projections.errors import ProjectionFailed
 from projections.event_methods import by_stored_name
 from projections.projection import Projection
 from store.codec import EventRegistry
+from store.errors import told
 from store.records import EventRecord
 
 
@@ -87,9 +88,9 @@ class PlainFold:
             returned = method.function(self._instance, [event] if method.takes_many else event, rows)
             if isinstance(returned, Iterator):  # what it yields is none of our business, only that it runs to its end
                 deque(returned, maxlen=0)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ProjectionFailed(self.projection.name, record.stream, record.version, record.type, reason) from error
+        except (Exception, SystemExit) as error:
+            name = self.projection.name
+            raise ProjectionFailed(name, record.stream, record.version, record.type, told(error)) from error
 
 
 def key_of(table: Table, row: Row) -> Key:

@@ -22,7 +22,7 @@ from projections.opening import database_of
 from projections.projection import Projection
 from projections.row_sql import Compiled, Statement, compiled, given, rows_of, statements
 from projections.tables import Build, checkpoints, projections
-from store.errors import InvalidValue
+from store.errors import InvalidValue, told
 from store.identity import uuid7
 from store.records import Advance, Checkpoint
 
@@ -327,7 +327,7 @@ class ReadModels:
         try:
             return list(statements(changes, self._tables_of(projection, build), self._database.dialect))
         except Exception as error:
-            raise ReadModelRejected(f"{type(error).__name__}: {error}") from error
+            raise ReadModelRejected(told(error)) from error
 
 
 class _MovedAlready(Exception):

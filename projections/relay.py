@@ -25,7 +25,7 @@ from projections.issuing import Issued
 from projections.outbox import Outbox
 from projections.outbox_sql import Ending, Outcome, Waiting
 from projections.progress import SubscriberLimits, Trouble
-from store.errors import EventrayError, StoreRejected
+from store.errors import EventrayError, StoreRejected, told
 
 log = structlog.get_logger(__name__)
 
@@ -284,7 +284,7 @@ class Relay:
             return Outcome(waiting, Ending.AGAIN, str(error))
         except Exception as error:
             log.warning("sending a command has failed", command=command.command_id, exc_info=error)
-            return Outcome(waiting, Ending.AGAIN, f"{type(error).__name__}: {error}")
+            return Outcome(waiting, Ending.AGAIN, told(error))
         return Outcome(waiting, Ending.ACKNOWLEDGED)
 
     async def _rest(self, began: float) -> None:

@@ -30,7 +30,7 @@ from projections.read_models import ReadModels
 from projections.row_sql import rows_of
 from projections.tables import Build
 from store.codec import EventRegistry
-from store.errors import EventrayError
+from store.errors import EventrayError, told
 from store.paging import read_log
 from store.ports import EventReader
 from store.records import Checkpoint, EventRecord
@@ -191,7 +191,7 @@ class StandingAudit:
             return
         except Exception as error:
             log.warning("a read model could not be audited", projection=name, exc_info=error)
-            self._states[name] = state._replace(failure=f"{type(error).__name__}: {error}")
+            self._states[name] = state._replace(failure=told(error))
             return
         if made is None:
             return

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
@@ -372,6 +374,50 @@ async def test_what_texts_can_not_hold_is_kept_all_the_same(store: EventStore, l
     (row,) = await store.parked()
     assert row.error.startswith("Broken: nul \\0 and surrogate \\ud800 xxx")
     assert len(row.error) == 2_000
+
+
+class Untold(Exception):
+    """An error whose text can't be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Ending(Handler, start="beginning", policy=QUICK):
+    """Ends its process, or so it means to, at one customer and one order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_created(self, event: CustomerCreated) -> None:
+        self.calls.append(event.customer_id)
+        if event.customer_id == "a":
+            sys.exit(3)
+
+    async def on_ordered(self, event: OrderCreated) -> None:
+        self.calls.append(event.order_id)
+        if event.order_id == "b-1":
+            raise SystemExit
+        if event.order_id == "c-1":
+            raise Untold
+
+
+async def test_sys_exit_and_errors_without_a_text_park_their_key_alone(
+    store: EventStore, log: Log, follow: Follow
+) -> None:
+    ending = Ending()
+    follower = await follow(ending)
+    await log.write(created("a"), created("b"), ordered("b", "1"), ordered("c", "1"), ordered("d", "1"))
+    await follower.settle()
+    assert {(row.partition_key, row.error) for row in await store.parked()} == {
+        ("a", "CallEnded: It raised SystemExit, which ends no process here."),
+        ("b", "CallEnded: It raised SystemExit, which ends no process here."),
+        ("c", "Untold, whose text can't be made (ValueError)"),
+    }
+    assert Counter(ending.calls) == {"a": 3, "b": 1, "b-1": 3, "c-1": 3, "d-1": 1}
+    await log.write(created("e"), ordered("e", "1"))
+    await follower.settle()
+    assert ending.calls[-2:] == ["e", "e-1"]
 
 
 class Blocked(Handler, start="beginning", policy=Policy(attempts_max=1, wait_first_s=0.01, timeout_s=0.1, stuck_max=2)):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from actors.customers import (
+    CustomerCreated,
     CustomerDeactivated,
     CustomerEmailChanged,
     CustomerPromoted,
@@ -83,6 +84,13 @@ async def started(store: MemoryStore, read_models: ReadModels, limits: Subscribe
     await runner.start()
     await settled(runner)
     return runner
+
+
+class Untold(Exception):
+    """An error whose text can't be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
 
 
 async def settled(runner: Subscriber) -> int:
@@ -501,6 +509,29 @@ class TestTrouble:
         failing, now = False, 60.0
         assert await settled(runner) == 1
         assert runner.lag().blocked == {}
+
+    @pytest.mark.parametrize("error", [SystemExit(3), Untold()], ids=["SystemExit", "no text"])
+    async def test_sys_exit_and_errors_without_a_text_hold_up_their_shard_alone(
+        self, error: BaseException, log: Log, store: CountingStore, read_models: ReadModels
+    ) -> None:
+        class Ending(Projection):
+            tables = CustomerProjection.tables
+
+            def on_created(self, event: CustomerCreated, changes: Changes) -> None:
+                if event.customer_id == "c-1":
+                    raise error
+
+        runner = following(store, read_models, Ending, limits=SubscriberLimits(heads_interval_s=NEVER_S))
+        await runner.start()
+        records = await log.write(*(created(f"c-{number}") for number in range(20)))
+        (failed,) = [record for record in records if record.stream == "customer-c-1"]
+        runner.push(records)
+        await settled(runner)
+        blocked = runner.lag().blocked
+        assert blocked.keys() == {failed.shard}
+        assert type(error).__name__ in blocked[failed.shard]
+        for last in {record.shard: record for record in records if record.shard != failed.shard}.values():
+            await runner.wait_for(last.shard, last.position, 1)
 
     async def test_another_version_of_the_projection_is_not_mistaken_for_this_one(
         self, store: CountingStore, read_models: ReadModels

@@ -148,7 +148,7 @@ def test_all_events_with_a_method_are_known_and_their_subclasses() -> None:
         ("FillBasket", '{"basket_id":"b","best_before":"2026-05-01T12:00:00"}', "best_before", "datetime", "its zone"),
         ("FillBasket", '{"basket_id":"b","weight":NaN}', "weight", "nan", "finite"),
         ("FillBasket", '{"basket_id":"b","weight":Infinity}', "weight", "inf", "finite"),
-        ("FillBasket", '{"basket_id":"b","weight":666}', "command", "FillBasket", "a validator of it broke: KeyError"),
+        ("FillBasket", '{"basket_id":"b","weight":666}', "command", "FillBasket", 'a validator of it broke: "KeyError'),
     ],
 )
 def test_bad_input_names_field_value_and_remedy(
