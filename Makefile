@@ -19,7 +19,7 @@ demo: $(RUNTIME) ## drive a shop's real purchases through customer actors (store
 
 test: export PYTHONDONTWRITEBYTECODE = # hundreds of processes would compile it all anew
 test: $(DEV) $(PROMETHEUS) test-programs ## run all tests: those in which seconds count alone, then the others in three processes
-	@$(VENV)/bin/python -m pytest -m alone tests/integration; alone=$$?; \
+	@$(VENV)/bin/python -m pytest -m alone $$(grep -rl --include "*.py" pytest.mark.alone tests); alone=$$?; \
 	$(VENV)/bin/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder && exit $$alone
 
 test-programs: # what tests run besides Python, from Debian's packages; without one, the tests that need it fail and say so

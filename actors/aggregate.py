@@ -139,7 +139,9 @@ class Aggregate:
                 apply(event)
             except NoEventMethod:
                 raise
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise ApplyFailed(self.stream, version, event.event_type, told(error)) from error
             self.version = version
 

@@ -123,6 +123,14 @@ class ApplyFailed(EventrayError):
         self.stream, self.version, self.event_type, self.reason = stream, version, event_type, reason
 
 
+class MakeFailed(EventrayError):
+    """{0} can't be made, so nothing is decided for it: {1}"""
+
+    def __init__(self, stream: str, reason: str) -> None:
+        super().__init__(stream, reason)
+        self.stream, self.reason = stream, reason
+
+
 def to_wire(error: EventrayError) -> list[Any]:
     """Return the error as `[class name, message, fields...]`, all of it plain values (JSON or msgpack can pack them).
 
@@ -134,20 +142,24 @@ def to_wire(error: EventrayError) -> list[Any]:
 def from_wire(wire: Sequence[Any]) -> EventrayError:
     """Return the error that `to_wire` packed, as its own class where this process knows that class.
 
-    A class that is not known here, or can't be made from its fields, can only be a user's: DomainError(message).
+    A class that is not known here, or can't be made from its fields, can only be a user's: DomainError(message), or
+    InvalidCommand if it is one.
     """
     name, message, *fields = wire
     error_class = EventrayError.known.get(name)
     if error_class is None:
         return DomainError(message)
     arguments = [Decimal(field["decimal"]) if isinstance(field, dict) else field for field in fields]
-    if not issubclass(error_class, DomainError):
-        return error_class(*arguments)
     try:
         error = error_class(*arguments)
-        return error if str(error) == message else DomainError(message)
-    except Exception:  # noqa: BLE001 - whatever a user's class raises
-        return DomainError(message)
+        if not issubclass(error_class, DomainError) or str(error) == message:
+            return error
+    except Exception:
+        if issubclass(error_class, InvalidCommand):
+            return InvalidCommand(*map(str, arguments[:3]))
+        if not issubclass(error_class, DomainError):
+            raise
+    return DomainError(message)
 
 
 def _packable(value: object) -> object:

@@ -116,10 +116,12 @@ class Host:
 
     async def stop(self) -> None:
         """Finish what is under way, then end the loops and let go of the store."""
-        if self._core is not None:
-            await self._core.stop()
-        if self._store is not None:
-            await self._store.close()
+        try:
+            if self._core is not None:
+                await self._core.stop()
+        finally:
+            if self._store is not None:
+                await self._store.close()
 
     def _opened(self) -> HostCore:
         if self._core is None:

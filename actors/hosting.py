@@ -126,12 +126,14 @@ class HostCore:
 
     async def stop(self) -> None:
         """Finish what is under way, then end the loops. Calls that come later are answered NotOwner."""
-        if self._failure is None:
-            await self.release(list(self._shards))
-            await self._snapshots.write_all()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            if self._failure is None:
+                await self.release(list(self._shards))
+                await self._snapshots.write_all()
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- ownership ---
 
@@ -140,6 +142,7 @@ class HostCore:
 
         A shard that it held before starts anew, with empty memory.
         """
+        self._check()
         claims = await self._store.claim(self.name, shards)
         for number, claim in claims.items():
             former = self._shards.get(number)
@@ -195,7 +198,12 @@ class HostCore:
         self._pending_bytes += size
         self._open_calls.add(open_call)
         try:
-            self._advance(self._admit(request, open_call))
+            try:
+                touched = self._admit(request, open_call)
+            except Exception as error:  # noqa: BLE001 - what is in the mail already, nobody would decide
+                self._fail(error)
+            else:
+                self._advance(touched)
             await open_call.done
         finally:
             self._open_calls.discard(open_call)
@@ -243,13 +251,17 @@ class HostCore:
     def _advance(self, shards: Iterable[Shard]) -> None:
         """Let these shards decide what they can; then wake the writer, or first read what they lack.
 
-        What a shard raises here is no answer to anybody: the host has failed.
+        What a shard raises here is no answer to anybody: the host has failed, and decides nothing more, since an
+        aggregate may be half changed.
         """
+        if self._failure is not None:
+            return
         try:
             self._decide(shards)
         except BaseException as error:
             self._fail(error)
-            raise
+            if not isinstance(error, Exception):
+                raise
 
     def _decide(self, shards: Iterable[Shard]) -> None:
         """As `_advance`.
@@ -376,11 +388,14 @@ class HostCore:
 
     def _fail(self, error: BaseException) -> None:
         """Serve nobody from now on; who waits is told."""
-        if self._failure is None:
-            log.error("the host has failed; it serves nothing from now on", host=self.name, exc_info=error)
-            self._failure = error
-            for open_call in self._open_calls:
-                open_call.fail(RuntimeError(f"host {self.name} failed: {told(error)}"))
+        if self._failure is not None:
+            return
+        self._failure = error
+        for open_call in self._open_calls:
+            open_call.fail(RuntimeError(f"host {self.name} failed: {told(error)}"))
+        for task in self._tasks:
+            task.cancel()
+        log.error("the host has failed; it serves nothing from now on", host=self.name, exc_info=error)
 
     def _check(self) -> None:
         """Raise what the host failed of: it serves nobody and is replaced."""

@@ -15,11 +15,11 @@ from itertools import islice
 from typing import NamedTuple
 
 from actors.aggregate import Aggregate
-from actors.errors import ApplyFailed, BrokenHistory
+from actors.errors import ApplyFailed, BrokenHistory, MakeFailed
 from actors.registry import AggregateRegistry
 from actors.snapshots import Snapshots
 from store.columns import column
-from store.errors import EventrayError
+from store.errors import EventrayError, told
 from store.events import Event
 from store.ports import EventReader
 from store.records import EventRecord, Histories, versions_restored
@@ -106,10 +106,20 @@ class _Loading:
                 begun = versions_restored(wanted, kept)
                 self.damaged += [stream for stream in wanted if begun[stream] and stream not in restored]
                 self.restored_versions |= {stream: begun[stream] for stream in restored}
-                new = {
-                    stream: self._classes[stream](stream.partition("-")[2]) for stream in wanted if not begun[stream]
-                }
-                self._fold(wanted, new | restored, records)
+                new = [stream for stream in wanted if not begun[stream]]
+                self._fold(wanted, self._made(new) | restored, records)
+
+    def _made(self, streams: Iterable[str]) -> dict[str, Aggregate]:
+        """Return new aggregates for these streams, of those that can be made."""
+        made: dict[str, Aggregate] = {}
+        for stream in streams:
+            try:
+                made[stream] = self._classes[stream](stream.partition("-")[2])
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever the user's class raises
+                self.unreadable[stream] = MakeFailed(stream, told(error))
+        return made
 
     def _fold(
         self, streams: Iterable[str], aggregates: Mapping[str, Aggregate], records: Sequence[EventRecord]

@@ -81,9 +81,9 @@ class CommandBinding:
         """Let the aggregate decide; what it raised is in its `uncommitted_events`, and no event at all is fine too.
 
         Raises DomainError (or InvalidCommand, if the method did) for a refusal, and where the stream belongs to
-        another partition key. Raises DecideFailed if the method broke (SystemExit included: no command ends a host),
-        raised events on one of `reads`, or refused with an error that can't be told. After any error the caller throws
-        away those that hold uncommitted events, of `reads` too: they may be half changed.
+        another partition key. Raises DecideFailed if the method broke (by whatever but KeyboardInterrupt: no command
+        ends a host), raised events on one of `reads`, or refused with an error that can't be told. After any error the
+        caller throws away those that hold uncommitted events, of `reads` too: they may be half changed.
         """
         key = aggregate.partition_key
         if key is not None and key != getattr(command, self._key_field):
@@ -94,10 +94,14 @@ class CommandBinding:
         except (DomainError, InvalidCommand) as refusal:
             try:
                 to_wire(refusal)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise self._failed(aggregate, f"its refusal can't be told: {told(refusal)}") from error
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._failed(aggregate, told(error)) from error
         if versions is not None and versions != [read.version for read in reads]:
             raise self._failed(aggregate, "it raised events on an aggregate that it may only read")
@@ -186,7 +190,9 @@ class AggregateRegistry:
             command = validate_json(data)
         except ValidationError as error:
             raise explain(binding.command_class, error) from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             remedy = f"a validator of it broke: {shown(told(error))}"
             raise InvalidCommand("command", command_type, remedy) from error
         binding.check(command)

@@ -7,8 +7,8 @@ methods do (`operations.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 
 from actors.hosting import HostCore, HostHealth
@@ -121,19 +121,19 @@ class LocalHosts:
         return HERE.node_id
 
     async def claim(self, name: str, shards: Iterable[int]) -> dict[int, int]:
-        return await self._core(name).claim(shards)
+        with _failed_is_lost(name):
+            return await self._core(name).claim(shards)
 
     async def release(self, name: str, shards: Iterable[int]) -> None:
-        await self._core(name).release(shards)
+        with _failed_is_lost(name):
+            await self._core(name).release(shards)
 
     async def push_to(self, name: str, projection_hosts: Mapping[str, Sequence[int]]) -> None:
         """They push to all followers from the start."""
 
     async def health(self, name: str) -> HostHealth | None:
-        try:
+        with _failed_is_lost(name):
             return self._core(name).health()
-        except RuntimeError as error:
-            raise ProcessLost(name, str(error)) from error
 
     async def ended(self, name: str) -> str:
         await asyncio.Event().wait()
@@ -156,6 +156,14 @@ class LocalHosts:
         if (core := self._cores.get(name)) is None:
             raise ProcessLost(name, "it has been ended")
         return core
+
+
+@contextmanager
+def _failed_is_lost(name: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLost(name, str(error)) from error
 
 
 class LocalFollowers:

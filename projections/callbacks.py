@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from actors.metadata import because_of
-from projections.errors import DeliveryFailed
+from projections.errors import CallEnded, DeliveryFailed
 from projections.sink import Taken
 from store.codec import EventRegistry
 from store.errors import EventrayError, InvalidValue, told
@@ -122,8 +122,14 @@ class CallbackSink:
         event = self._events.decode(record)
         with because_of(event):
             result = self._call(event)
-            if result is not None:
+            if result is None:
+                return
+            try:
                 await result
+            except asyncio.CancelledError as error:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+                raise CallEnded(type(error).__name__) from error
 
     def _failure(self, record: EventRecord, error: Exception) -> DeliveryFailed:
         reason = told(error)
@@ -149,7 +155,7 @@ class CallingThread:
         self._thread: threading.Thread | None = None
 
     async def __call__(self, event: Event) -> None:
-        """Raises what the function raises."""
+        """Raises what the function raises, but CallEnded for what is no Exception."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"eventray-{self._name}", daemon=True)
             self._thread.start()
@@ -169,6 +175,8 @@ class CallingThread:
                 context.run(self._function, event)
             except Exception as raised:  # noqa: BLE001 - it is raised where the call is awaited
                 error = raised
+            except BaseException as raised:  # noqa: BLE001 - it would end this thread, and nobody would hear of it
+                error = CallEnded(type(raised).__name__)
             try:
                 future.get_loop().call_soon_threadsafe(_settle, future, error)
             except RuntimeError:  # the event loop has been closed meanwhile

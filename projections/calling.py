@@ -12,6 +12,7 @@ import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any
 
 from projections.errors import CallEnded, CallInterrupted, CallTimedOut, HandlerStuck
@@ -44,9 +45,9 @@ class Caller:
     async def call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call a function and wait until it has returned.
 
-        Raises what it raises, but CallEnded for SystemExit; CallTimedOut past the time; HandlerStuck, without calling,
-        where too many calls have not returned; CallInterrupted where another call blocks the event loop; Stopping once
-        `stop` was called and the function did not return soon.
+        Raises what it raises, but CallEnded for what is no Exception; CallTimedOut past the time; HandlerStuck, without
+        calling, where too many calls have not returned; CallInterrupted where another call blocks the event loop;
+        Stopping once `stop` was called and the function did not return soon.
         """
         if self.stuck >= self._stuck_max:
             raise HandlerStuck(self._name, self.stuck)
@@ -104,7 +105,7 @@ class Caller:
                 await asyncio.wait({future}, timeout=min(patience_s, STOP_S))
                 if not future.done():
                     raise Stopping
-            if future.done():
+            if future.done() and not future.cancelled():
                 future.exception()  # it is raised from the thread's own future
             return future.done()
         finally:
@@ -136,7 +137,12 @@ class LoopThread:
             self._begun.result().call_soon_threadsafe(self._end.set)
 
     def _run(self) -> None:
-        asyncio.run(self._until_closed())
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            until_closed = loop.create_task(self._until_closed())
+            while not until_closed.done():
+                with suppress(SystemExit, KeyboardInterrupt):  # of another task: whoever awaits that one gets it
+                    loop.run_until_complete(until_closed)
 
     async def _until_closed(self) -> None:
         self._end = asyncio.Event()
@@ -154,19 +160,22 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, Any], tasks: list[
         if limit.expired():
             raise CallTimedOut(timeout_s) from error
         raise
-    except SystemExit as error:
-        raise CallEnded from error
+    except Exception:
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise CallEnded(type(error).__name__) from error
 
 
 def _run(future: Future[None], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         function(*arguments)
-    except SystemExit as error:
-        ended = CallEnded()
-        ended.__cause__ = error
-        _settle(future, ended)
-    except BaseException as error:  # noqa: BLE001 - it is raised where the call is awaited
+    except Exception as error:  # noqa: BLE001 - it is raised where the call is awaited
         _settle(future, error)
+    except BaseException as error:  # noqa: BLE001 - it would end who awaits the call
+        _settle(future, CallEnded(type(error).__name__))
     else:
         _settle(future, None)
 

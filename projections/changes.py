@@ -183,7 +183,7 @@ def default_values(table: Table) -> dict[str, Any]:
 
 
 class _Shape(NamedTuple):
-    """What a table's rows look like; SQLAlchemy takes long to say it."""
+    """What a table's rows look like, looked at once: a projection's tables don't change, and SQLAlchemy takes long."""
 
     key: tuple[str, ...]
     defaults: dict[str, Any]

@@ -152,7 +152,10 @@ class CallTimedOut(EventrayError):
 
 
 class CallEnded(EventrayError):
-    """It raised SystemExit, which ends no process here."""
+    """The function raised {0}, which ends nothing here but this call."""
+
+    def __init__(self, raised: str) -> None:
+        super().__init__(raised)
 
 
 class CallInterrupted(EventrayError):

@@ -56,7 +56,9 @@ class Folder:
             try:
                 for table, key in self._projection.reads(event):
                     keys.setdefault(table, set()).add(key)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise self._failed(record, error) from error
         return keys
 
@@ -80,7 +82,9 @@ class Folder:
                     returned = method.function(self._projection, events[first], changes)
                 if self._issuing is not None:
                     changes.issued += self._issuing.issue(events[first:place], returned, pairs=method.takes_many)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise self._failed(records[first], error) from error
         return changes
 

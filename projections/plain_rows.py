@@ -88,7 +88,9 @@ class PlainFold:
             returned = method.function(self._instance, [event] if method.takes_many else event, rows)
             if isinstance(returned, Iterator):  # what it yields is none of our business, only that it runs to its end
                 deque(returned, maxlen=0)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             name = self.projection.name
             raise ProjectionFailed(name, record.stream, record.version, record.type, told(error)) from error
 

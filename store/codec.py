@@ -90,7 +90,9 @@ class EventRegistry:
             data = self._upcast(record, event_class.schema_version)
         try:
             event: Event = event_class.__pydantic_validator__.validate_json(data)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise UndecodableEvent(record.stream, record.version, record.type, _reason(error)) from error
         attach(event, record)
         return event
@@ -104,7 +106,7 @@ class EventRegistry:
         try:
             groups = _grouped(kinds, self._current_data(kinds, records))
             decoded = {kind: self._decode_group(kind, data) for kind, data in groups.items()}
-        except Exception:  # whatever a validator of the user's raises; looked for one by one, which names it
+        except BaseException:  # whatever a validator of the user's raises; looked for one by one, which names it
             for record in records:
                 self.decode(record)
             raise
@@ -156,7 +158,9 @@ class EventRegistry:
                 data = upcaster.function(data)
             step = "what the upcasters made of it"
             return to_json(data)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             reason = f"{step}: {told(error)}"
             raise UndecodableEvent(record.stream, record.version, record.type, reason) from error
 
@@ -171,10 +175,10 @@ def _grouped(kinds: Sequence[str], data: Sequence[str]) -> dict[str, Sequence[st
     return dict(groups)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if not isinstance(error, ValidationError):
         return told(error)
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    shown = [f"{'.'.join(map(str, problem['loc'])) or 'data'}: {problem['msg']}" for problem in problems]
-    more = len(shown) - PROBLEMS_SHOWN_MAX
-    return "; ".join(shown[:PROBLEMS_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")
+    lines = [f"{'.'.join(map(str, problem['loc'])) or 'data'}: {problem['msg']}" for problem in problems]
+    more = len(lines) - PROBLEMS_SHOWN_MAX
+    return "; ".join(lines[:PROBLEMS_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")

@@ -29,7 +29,7 @@ def told(error: BaseException) -> str:
     """Return class and text of an error, also of a user's whose text can't be made."""
     try:
         return f"{type(error).__name__}: {error}"
-    except (Exception, SystemExit) as broken:  # noqa: BLE001 - it is a user's text
+    except BaseException as broken:  # noqa: BLE001 - it is a user's text
         return f"{type(error).__name__}, whose text can't be made ({type(broken).__name__})"
 
 

@@ -79,7 +79,7 @@ def test_the_tutorials_script_and_commands_run(bank: Path) -> None:
 def test_the_readmes_script_and_commands_run(tmp_path: Path) -> None:
     script, *_ = blocks("README.md", "python")  # what follows it are parts of scripts
     (tmp_path / "first.py").write_text(script)
-    assert python(tmp_path, "first.py") == ["Ada Vip 1 42.00", "Regular"]
+    assert python(tmp_path, "first.py", RAY_ADDRESS="local") == ["Ada Vip 1 42.00", "Regular"]
     (command,) = blocks("README.md", "json")
     (tmp_path / "commands.jsonl").write_text(command)
     type_session("README.md", tmp_path, in_process)

@@ -400,24 +400,34 @@ class Ending(Handler, start="beginning", policy=QUICK):
             raise SystemExit
         if event.order_id == "c-1":
             raise Untold
+        if event.order_id == "d-1":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.to_thread(sys.exit))
+        if event.order_id == "e-1":
+            cancelled = asyncio.ensure_future(asyncio.sleep(60))
+            cancelled.cancel()
+            await cancelled
 
 
-async def test_sys_exit_and_errors_without_a_text_park_their_key_alone(
+async def test_what_would_end_a_process_or_has_no_text_parks_its_key_alone(
     store: EventStore, log: Log, follow: Follow
 ) -> None:
     ending = Ending()
     follower = await follow(ending)
-    await log.write(created("a"), created("b"), ordered("b", "1"), ordered("c", "1"), ordered("d", "1"))
+    await log.write(created("a"), created("b"), ordered("b", "1"), *(ordered(key, "1") for key in "cdef"))
     await follower.settle()
     assert {(row.partition_key, row.error) for row in await store.parked()} == {
-        ("a", "CallEnded: It raised SystemExit, which ends no process here."),
-        ("b", "CallEnded: It raised SystemExit, which ends no process here."),
+        ("a", "CallEnded: The function raised SystemExit, which ends nothing here but this call."),
+        ("b", "CallEnded: The function raised SystemExit, which ends nothing here but this call."),
         ("c", "Untold, whose text can't be made (ValueError)"),
+        ("d", "CallEnded: The function raised SystemExit, which ends nothing here but this call."),
+        ("e", "CallEnded: The function raised CancelledError, which ends nothing here but this call."),
     }
-    assert Counter(ending.calls) == {"a": 3, "b": 1, "b-1": 3, "c-1": 3, "d-1": 1}
-    await log.write(created("e"), ordered("e", "1"))
+    ids = ("a", "b-1", "c-1", "d-1", "e-1")
+    assert Counter(ending.calls) == {"b": 1, "f-1": 1} | dict.fromkeys(ids, 3)
+    await log.write(created("g"), ordered("g", "1"))
     await follower.settle()
-    assert ending.calls[-2:] == ["e", "e-1"]
+    assert ending.calls[-2:] == ["g", "g-1"]
 
 
 class Blocked(Handler, start="beginning", policy=Policy(attempts_max=1, wait_first_s=0.01, timeout_s=0.1, stuck_max=2)):

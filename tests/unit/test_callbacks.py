@@ -100,6 +100,28 @@ async def test_an_event_that_it_fails_at_holds_up_its_shard(log: Log) -> None:
     assert "ValueError: a-1" in str(taken.failed[0])
 
 
+def ending(_event: Event) -> None:
+    sys.exit(3)
+
+
+async def cancelled(_event: Event) -> None:
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("callback", [ending, cancelled])
+async def test_what_would_end_who_calls_it_is_a_failure_like_others(log: Log, callback: Callback) -> None:
+    sink = await sink_of(callback, log.store)
+    batch = await three(log)
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            taken = await sink.take(batch)
+            assert (taken.applied, taken.positions, list(taken.failed)) == (0, {0: 0}, [0])
+            assert "which ends nothing here but this call" in str(taken.failed[0])
+    sink.close()
+
+
 async def test_a_plain_function_that_returns_after_the_loop_has_been_closed_ends_its_thread_quietly() -> None:
     calling: list[callbacks.CallingThread] = []
     called, release = threading.Event(), threading.Event()

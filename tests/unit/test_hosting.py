@@ -486,6 +486,10 @@ class UntoldRefusal(DomainError):
         raise LookupError("no text")
 
 
+class Panic(BaseException):
+    """As some extension modules raise."""
+
+
 class OddReason:
     def __str__(self) -> str:
         raise LookupError("no text")
@@ -504,6 +508,9 @@ class Box(Aggregate):
     TRAPS: ClassVar[dict[str, BaseException]] = {
         "untold": Untold(),
         "exit": SystemExit(3),
+        "cancelled": asyncio.CancelledError(),
+        "closed": GeneratorExit(),
+        "panic": Panic("no Exception"),
         "untold refusal": UntoldRefusal("no"),
         "odd refusal": DomainError("no", OddReason()),
     }
