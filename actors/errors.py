@@ -149,17 +149,17 @@ def from_wire(wire: Sequence[Any]) -> EventrayError:
     error_class = EventrayError.known.get(name)
     if error_class is None:
         return DomainError(message)
-    arguments = [Decimal(field["decimal"]) if isinstance(field, dict) else field for field in fields]
+    arguments: list[Any] = [Decimal(field["decimal"]) if isinstance(field, dict) else field for field in fields]
+    if not issubclass(error_class, DomainError | InvalidCommand):
+        return error_class(*arguments)
+    plain: EventrayError = DomainError(message)
+    if issubclass(error_class, InvalidCommand) and [type(argument) for argument in arguments] == [str] * 3:
+        plain = InvalidCommand(*arguments)
     try:
         error = error_class(*arguments)
-        if not issubclass(error_class, DomainError) or str(error) == message:
-            return error
-    except Exception:
-        if issubclass(error_class, InvalidCommand):
-            return InvalidCommand(*map(str, arguments[:3]))
-        if not issubclass(error_class, DomainError):
-            raise
-    return DomainError(message)
+        return error if str(error) == message else plain
+    except Exception:  # noqa: BLE001 - whatever a user's class raises
+        return plain
 
 
 def _packable(value: object) -> object:

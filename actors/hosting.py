@@ -130,6 +130,9 @@ class HostCore:
             if self._failure is None:
                 await self.release(list(self._shards))
                 await self._snapshots.write_all()
+        except BaseException as error:
+            self._fail(error)  # who waits for what it was to finish
+            raise
         finally:
             for task in list(self._tasks):
                 task.cancel()
@@ -142,8 +145,8 @@ class HostCore:
 
         A shard that it held before starts anew, with empty memory.
         """
-        self._check()
         claims = await self._store.claim(self.name, shards)
+        self._check()
         for number, claim in claims.items():
             former = self._shards.get(number)
             self._shards[number] = Shard(number, claim, self._registry, self._store.store_id, self._snapshots)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from actors.aggregate import Aggregate
 from actors.errors import ApplyFailed, BrokenHistory, MakeFailed
-from actors.registry import AggregateRegistry
+from actors.registry import REASON_SIZE_MAX, AggregateRegistry
 from actors.snapshots import Snapshots
 from store.columns import column
 from store.errors import EventrayError, told
@@ -118,7 +118,7 @@ class _Loading:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever the user's class raises
-                self.unreadable[stream] = MakeFailed(stream, told(error))
+                self.unreadable[stream] = MakeFailed(stream, told(error)[:REASON_SIZE_MAX])
         return made
 
     def _fold(

@@ -187,15 +187,16 @@ class AggregateRegistry:
         if len(data) * 4 > self.payload_size_max_bytes:
             self._check_size(command_type, len(data.encode(errors="surrogatepass")))
         try:
-            command = validate_json(data)
-        except ValidationError as error:
-            raise explain(binding.command_class, error) from error
-        except KeyboardInterrupt:
+            try:
+                command = validate_json(data)
+            except ValidationError as error:
+                raise explain(binding.command_class, error) from error
+            binding.check(command)
+        except (InvalidCommand, KeyboardInterrupt):
             raise
         except BaseException as error:
             remedy = f"a validator of it broke: {shown(told(error))}"
             raise InvalidCommand("command", command_type, remedy) from error
-        binding.check(command)
         return binding, command
 
     def check_command(self, command: Command) -> CommandBinding:

@@ -65,7 +65,9 @@ class StateCodec:
             self.fingerprint = fingerprint_of(aggregate_class, self._state)
         except NotEncodable:
             raise
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise NotEncodable(_shown(error)) from error
 
     def encode(self, aggregate: Aggregate) -> str:
@@ -77,9 +79,12 @@ class StateCodec:
         try:
             data = self._adapter.dump_json(content, warnings="error")
             again = self._adapter.validate_json(data)
-        except Exception as error:
+            different = _difference(state, again["state"])
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise NotEncodable(_shown(error)) from error
-        if (different := _difference(state, again["state"])) is not None:
+        if different is not None:
             raise NotEncodable(f"{different} comes back from JSON as something else: annotate it more exactly")
         return data.decode()
 
@@ -88,7 +93,9 @@ class StateCodec:
         try:
             content = self._adapter.validate_json(snapshot.data)
             aggregate = self._class(snapshot.stream.partition("-")[2])
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise Damaged(_shown(error)) from error
         if content["version"] != snapshot.version:
             raise Damaged(f"its data are of version {content['version']}")
@@ -203,7 +210,7 @@ def _give_up(aggregate_class: type[Aggregate], error: NotEncodable) -> None:
     log.warning("no snapshots of this class", aggregate=aggregate_class.__name__, reason=str(error), remedy=remedy)
 
 
-def _shown(error: Exception) -> str:
+def _shown(error: BaseException) -> str:
     return " ".join(told(error).split())[:REASON_SIZE_MAX]
 
 

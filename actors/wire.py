@@ -99,7 +99,7 @@ def unpack_answers(packed: bytes) -> list[Receipt | EventrayError]:
     try:
         rows = msgpack.unpackb(packed)
         return [Receipt._make(row) if type(row) is list else from_wire(row["error"]) for row in rows]
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         raise _unreadable("answers", error) from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 
 from actors.hosting import HostCore, HostHealth
@@ -140,11 +140,13 @@ class LocalHosts:
         return f"{name} does not end by itself"
 
     async def stop(self, name: str) -> None:
-        await self._core(name).stop()
+        with _failed_is_lost(name):
+            await self._core(name).stop()
 
     async def kill(self, name: str) -> None:
         if (core := self._cores.pop(name, None)) is not None:
-            await core.stop()
+            with suppress(RuntimeError):  # it failed meanwhile, and has said so
+                await core.stop()
 
     async def call(self, host: str, payload: bytes) -> bytes:
         core = self._cores.get(host)

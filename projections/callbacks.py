@@ -124,12 +124,14 @@ class CallbackSink:
             result = self._call(event)
             if result is None:
                 return
+            task = asyncio.current_task()
+            cancelling = task.cancelling() if task else 0  # above 0 also after a TaskGroup that failed
             try:
                 await result
             except asyncio.CancelledError as error:
-                if (task := asyncio.current_task()) is not None and task.cancelling():
+                if task is None or task.cancelling() > cancelling:
                     raise
-                raise CallEnded(type(error).__name__) from error
+                raise CallEnded.by(error) from error
 
     def _failure(self, record: EventRecord, error: Exception) -> DeliveryFailed:
         reason = told(error)
@@ -176,7 +178,7 @@ class CallingThread:
             except Exception as raised:  # noqa: BLE001 - it is raised where the call is awaited
                 error = raised
             except BaseException as raised:  # noqa: BLE001 - it would end this thread, and nobody would hear of it
-                error = CallEnded(type(raised).__name__)
+                error = CallEnded.by(raised)
             try:
                 future.get_loop().call_soon_threadsafe(_settle, future, error)
             except RuntimeError:  # the event loop has been closed meanwhile

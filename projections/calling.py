@@ -66,7 +66,9 @@ class Caller:
             future.result()
 
     async def _call_async(self, work: Coroutine[Any, Any, Any]) -> None:
-        self._loop_thread = loop_thread = self._loop_thread or LoopThread(self._name)
+        if self._loop_thread is None or not self._loop_thread.thread.is_alive():  # a handler may cancel all tasks
+            self._loop_thread = LoopThread(self._name)
+        loop_thread = self._loop_thread
         tasks: list[asyncio.Task[Any]] = []
         future = loop_thread.submit(_within(self._timeout_s, work, tasks))
         if await self._ended(future, self._timeout_s + CANCEL_S):
@@ -134,14 +136,16 @@ class LoopThread:
     def close(self) -> None:
         """Cancel what runs there, and let the thread end."""
         if self._end is not None:
-            self._begun.result().call_soon_threadsafe(self._end.set)
+            with suppress(RuntimeError):  # it is closed
+                self._begun.result().call_soon_threadsafe(self._end.set)
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
             until_closed = loop.create_task(self._until_closed())
             while not until_closed.done():
-                with suppress(SystemExit, KeyboardInterrupt):  # of another task: whoever awaits that one gets it
+                # What another task raises whoever awaits that one gets; RuntimeError: a handler has stopped the loop.
+                with suppress(SystemExit, KeyboardInterrupt, RuntimeError, asyncio.CancelledError):
                     loop.run_until_complete(until_closed)
 
     async def _until_closed(self) -> None:
@@ -166,7 +170,7 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, Any], tasks: list[
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
-        raise CallEnded(type(error).__name__) from error
+        raise CallEnded.by(error) from error
 
 
 def _run(future: Future[None], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -175,7 +179,7 @@ def _run(future: Future[None], function: Callable[..., Any], arguments: tuple[An
     except Exception as error:  # noqa: BLE001 - it is raised where the call is awaited
         _settle(future, error)
     except BaseException as error:  # noqa: BLE001 - it would end who awaits the call
-        _settle(future, CallEnded(type(error).__name__))
+        _settle(future, CallEnded.by(error))
     else:
         _settle(future, None)
 

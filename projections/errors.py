@@ -157,6 +157,13 @@ class CallEnded(EventrayError):
     def __init__(self, raised: str) -> None:
         super().__init__(raised)
 
+    @classmethod
+    def by(cls, error: BaseException) -> CallEnded:
+        """Return one that an error has caused."""
+        ended = cls(type(error).__name__)
+        ended.__cause__ = error
+        return ended
+
 
 class CallInterrupted(EventrayError):
     """Another call has blocked the event loop of handler {0}: this one is tried again on a new one."""

@@ -326,7 +326,9 @@ class ReadModels:
         """Raises ReadModelRejected, whatever a column's type raises at a value that it can't take."""
         try:
             return list(statements(changes, self._tables_of(projection, build), self._database.dialect))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise ReadModelRejected(told(error)) from error
 
 

@@ -172,7 +172,9 @@ class Subscriber:
                 await asyncio.sleep(0)  # a step may have awaited nothing that is not at hand; let others have a turn
             if self._to_finish:
                 await self._take_the_rest()
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             self._ended = f"It has ended: {error!r}"
             raise
 

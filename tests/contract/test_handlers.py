@@ -430,6 +430,27 @@ async def test_what_would_end_a_process_or_has_no_text_parks_its_key_alone(
     assert ending.calls[-2:] == ["g", "g-1"]
 
 
+async def test_a_handler_that_stops_its_event_loop_or_cancels_all_in_it_harms_its_own_key_alone(
+    store: EventStore, log: Log, follow: Follow
+) -> None:
+    notes = Notes()
+
+    def fail(event: OrderCreated) -> None:
+        if event.order_id == "a-1":
+            asyncio.get_running_loop().stop()
+        if event.order_id == "b-1":
+            for task in asyncio.all_tasks():
+                task.cancel()
+
+    notes.fail = fail
+    follower = await follow(notes)
+    for customer_id in "abc":
+        await log.write(*orders(customer_id, 2))
+        await follower.settle()
+    assert [(row.partition_key, row.position > 0) for row in await store.parked()] == [("b", True)]
+    assert notes.done_of("a") + notes.done_of("c") == ids("a", 2) + ids("c", 2)
+
+
 class Blocked(Handler, start="beginning", policy=Policy(attempts_max=1, wait_first_s=0.01, timeout_s=0.1, stuck_max=2)):
     """Never returns from `a`'s events: a plain method, or one that blocks its own event loop."""
 

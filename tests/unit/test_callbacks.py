@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
@@ -120,6 +121,24 @@ async def test_what_would_end_who_calls_it_is_a_failure_like_others(log: Log, ca
             assert (taken.applied, taken.positions, list(taken.failed)) == (0, {0: 0}, [0])
             assert "which ends nothing here but this call" in str(taken.failed[0])
     sink.close()
+
+
+async def test_a_cancellation_is_a_failure_also_after_an_event_at_which_a_task_group_failed(log: Log) -> None:
+    """Which leaves the task looking cancelled, on Python before 3.13."""
+
+    async def refuses() -> None:
+        raise ValueError
+
+    async def callback(event: Event) -> None:
+        if isinstance(event, OrderCreated):
+            await cancelled(event)
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(refuses())
+
+    sink = await sink_of(callback, log.store)
+    taken = await sink.take(await three(log))
+    assert (taken.positions, list(taken.failed)) == ({0: 1}, [0])
 
 
 async def test_a_plain_function_that_returns_after_the_loop_has_been_closed_ends_its_thread_quietly() -> None:

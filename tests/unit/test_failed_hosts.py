@@ -1,17 +1,20 @@
-"""A host that has failed of a bug decides and stores nothing more, and its successor counts everything once."""
+"""What fails a host, and what an application's code may raise without failing it.
+
+One that has failed decides nothing more, and its successor counts everything once.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from pydantic import field_validator
+from pydantic import BaseModel, field_validator
 
 from actors import Aggregate, Command, hosting, mail, recording, shard
-from actors.errors import ApplyFailed, InvalidCommand, MakeFailed
+from actors.errors import ApplyFailed, DomainError, InvalidCommand, MakeFailed
 from actors.registry import AggregateRegistry
 from actors.wire import Receipt
 from cluster import Application
@@ -46,6 +49,13 @@ class BadAmount(InvalidCommand):
         super().__init__("amount", str(amount), "give another")
 
 
+class BadOrder(InvalidCommand):
+    """Order {0} is bad."""
+
+    def __init__(self, order: str, _limit: int) -> None:
+        Exception.__init__(self, order)
+
+
 class Account(Aggregate):
     exits_at: tuple[str, int] | None = None
     """Where, and at which amount."""
@@ -59,6 +69,8 @@ class Account(Aggregate):
     def deposit(self, command: Deposit) -> None:
         if command.amount == 13:
             raise BadAmount(command.amount)
+        if command.amount == 14:
+            raise BadOrder("o-1", 3)
         self.raise_event(Deposited(account_id=self.aggregate_id, amount=command.amount))
 
     def on_deposited(self, event: Deposited) -> None:
@@ -67,7 +79,68 @@ class Account(Aggregate):
         self.balance += event.amount
 
 
-REGISTRY = AggregateRegistry([Account])
+class Mood(BaseModel, frozen=True):
+    text: str
+
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit(6)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class Cheered(Event):
+    friend_id: str
+
+
+class Cheer(Command):
+    friend_id: str
+
+
+class Friend(Aggregate, snapshot_every=1):
+    """One that, from some moment on, can't be made again."""
+
+    unmade: ClassVar[bool] = False
+    cheers: int
+
+    def __init__(self, aggregate_id: str) -> None:
+        super().__init__(aggregate_id)
+        self.cheers = 0
+        if self.unmade:
+            raise SystemExit(7)
+
+    def cheer(self, _command: Cheer) -> None:
+        self.raise_event(Cheered(friend_id=self.aggregate_id))
+
+    def on_cheered(self, _event: Cheered) -> None:
+        self.cheers += 1
+
+
+class Wore(Event):
+    face_id: str
+
+
+class Wear(Command):
+    face_id: str
+
+
+class Face(Aggregate, snapshot_every=1):
+    """One whose state can't be compared with what comes back from its snapshot."""
+
+    moods: frozenset[Mood]
+
+    def __init__(self, aggregate_id: str) -> None:
+        super().__init__(aggregate_id)
+        self.moods = frozenset()
+
+    def wear(self, _command: Wear) -> None:
+        self.raise_event(Wore(face_id=self.aggregate_id))
+
+    def on_wore(self, _event: Wore) -> None:
+        self.moods = frozenset([Mood(text="well")])
+
+
+REGISTRY = AggregateRegistry([Account, Friend, Face])
 APPLICATION = Application(aggregates=[Account])
 
 
@@ -148,15 +221,30 @@ async def test_a_bug_where_commands_are_taken_in_fails_the_host(
 async def test_who_waits_is_told_also_where_the_log_cannot_be_written(
     store: EventStore, bug: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    class Full:
+        def error(self, *_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
 
     async with asyncio.timeout(DEADLINE_S), host_on(store, registry=REGISTRY) as host:
-        monkeypatch.setattr(hosting.log, "error", full)
+        monkeypatch.setattr(hosting, "log", Full())
         with pytest.raises((RuntimeError, OSError)):
             await host.submit(deposit(100), "k-1")
         with pytest.raises(RuntimeError, match="failed"):
             await host.submit(deposit(1), "k-2")
+        monkeypatch.undo()
+
+
+async def test_a_stop_that_is_cut_off_tells_who_waits_and_the_next_one_ends(store: EventStore) -> None:
+    async with asyncio.timeout(DEADLINE_S), host_on(store, registry=REGISTRY) as host:
+        held(host)
+        waiting = asyncio.create_task(host.submit(deposit(1), "k-1"))
+        await until_held(host)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await host.core.stop()
+        with pytest.raises(RuntimeError, match="failed: CancelledError"):
+            await waiting
+        await host.core.stop()
 
 
 async def test_a_failed_host_is_replaced_and_its_command_is_stored_once(bug: list[int]) -> None:
@@ -194,6 +282,27 @@ async def test_an_aggregate_that_cannot_be_made_is_the_answer_of_its_commands(st
 
 async def test_a_refusal_of_a_class_of_ones_own_costs_no_other_command_its_answer(store: EventStore) -> None:
     async with asyncio.timeout(DEADLINE_S), host_on(store, registry=REGISTRY) as host:
-        answers = await host.execute(host.message(deposit(13), "k-1"), host.message(deposit(1), "k-2"))
-        assert [type(answer) for answer in answers] == [InvalidCommand, Receipt]
-        assert str(answers[0]) == "amount = 13: give another"
+        answers = await host.execute(*(host.message(deposit(amount), f"k-{amount}") for amount in (13, 14, 1)))
+        assert [type(answer) for answer in answers] == [InvalidCommand, DomainError, Receipt]
+        assert [str(answer) for answer in answers[:2]] == ["amount = 13: give another", "Order o-1 is bad."]
+
+
+async def test_state_that_cannot_be_compared_has_no_snapshot_and_costs_nothing_else(store: EventStore) -> None:
+    async with asyncio.timeout(DEADLINE_S), host_on(store, registry=REGISTRY) as host:
+        assert isinstance(await host.submit(Wear(face_id="f"), "k-1"), Receipt)
+        assert isinstance(await host.submit(Wear(face_id="f"), "k-2"), Receipt)
+        host.core.health()
+    assert await store.read_snapshots(["face-f"]) == {}
+
+
+async def test_an_aggregate_that_cannot_be_made_for_its_snapshot_is_the_answer_of_its_commands(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(DEADLINE_S), host_on(store, registry=REGISTRY) as host:
+        await host.submit(Cheer(friend_id="f"), "k-1")
+    assert len(await store.read_snapshots(["friend-f"])) == 1
+    monkeypatch.setattr(Friend, "unmade", True)
+    async with asyncio.timeout(DEADLINE_S), host_on(store, "host-2", registry=REGISTRY) as host:
+        answers = await host.execute(host.message(Cheer(friend_id="f"), "k-2"), host.message(deposit(1), "k-3"))
+        assert [type(answer) for answer in answers] == [MakeFailed, Receipt]
+        host.core.health()
