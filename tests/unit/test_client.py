@@ -20,6 +20,8 @@ from tests.clusters import FakeCluster, Fate
 from tests.virtual_time import run
 
 SHARDS = 4
+KEYS = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
+"""A partition key of each shard."""
 
 
 def client_of(cluster: FakeCluster, **limits: Any) -> CommandClient:
@@ -63,14 +65,13 @@ class TestCalls:
 
     def test_a_large_call_goes_beside_another_with_other_shards(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, large_call=20)
-            sent = [client.submit(keys[0], "Note", "x")]
+            sent = [client.submit(KEYS[0], "Note", "x")]
             await asyncio.sleep(0.002)
             for number in range(30):
-                sent += [client.submit(keys[shard], "Note", "y") for shard in (0, 1, 2)]
+                sent += [client.submit(KEYS[shard], "Note", "y") for shard in (0, 1, 2)]
                 if number == 8:
                     await asyncio.sleep(0.001)
                     assert len(cluster.calls) == 1, "18 commands in lanes that may be sent from are no large call"
@@ -84,20 +85,19 @@ class TestCalls:
     def test_a_call_goes_beside_another_with_the_very_command_that_makes_it_large(self) -> None:
         cluster = FakeCluster(SHARDS, ["a", "b"], call_s=0.01)
         cluster.owners = {shard: Route(shard, "b" if shard == 3 else "a", 1) for shard in range(SHARDS)}
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, large_call=40)
-            sent = [client.submit(keys[shard], "Note", "x") for shard in (0, 3)]
+            sent = [client.submit(KEYS[shard], "Note", "x") for shard in (0, 3)]
             await asyncio.sleep(0.005)
             for shard in (1, 3) * 39:
-                sent.append(client.submit(keys[shard], "Note", "y"))
+                sent.append(client.submit(KEYS[shard], "Note", "y"))
                 await asyncio.sleep(0)
             assert len(cluster.calls) == 2, "39 wait for each host"
-            sent += [client.submit(keys[0], "Note", "z") for _ in range(2)]  # behind the call that carries their shard
+            sent += [client.submit(KEYS[0], "Note", "z") for _ in range(2)]  # behind the call that carries their shard
             await asyncio.sleep(0)
             assert len(cluster.calls) == 2
-            sent.append(client.submit(keys[2], "Note", "y"))
+            sent.append(client.submit(KEYS[2], "Note", "y"))
             await asyncio.sleep(0.001)
             assert [len(call.commands) for _, call in cluster.calls] == [1, 1, 40]
             await asyncio.gather(*sent)
@@ -107,7 +107,6 @@ class TestCalls:
 
     def test_what_waited_behind_a_call_is_counted_once_that_is_back(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"])
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
         at_once, sizes = cluster.call, list[int]()
 
         async def call(host: str, payload: bytes) -> bytes:
@@ -119,15 +118,15 @@ class TestCalls:
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, large_call=20)
-            sent = [client.submit(keys[0], "Note", "x")]
+            sent = [client.submit(KEYS[0], "Note", "x")]
             await asyncio.sleep(0.002)
-            sent += [client.submit(keys[1], "Note", "y") for _ in range(20)]
+            sent += [client.submit(KEYS[1], "Note", "y") for _ in range(20)]
             await asyncio.sleep(0.001)
-            sent += [client.submit(keys[1], "Note", "z") for _ in range(15)]
+            sent += [client.submit(KEYS[1], "Note", "z") for _ in range(15)]
             await asyncio.sleep(0.02)
             assert sizes == [1, 20], "what waits is no large call"
             for shard in (1, 2, 3, 1, 2):
-                sent.append(client.submit(keys[shard], "Note", "z"))
+                sent.append(client.submit(KEYS[shard], "Note", "z"))
                 await asyncio.sleep(0.001)
             assert sizes == [1, 20, 20]
             await asyncio.gather(*sent)
@@ -136,13 +135,12 @@ class TestCalls:
 
     def test_beside_a_large_call_a_few_commands_wait_for_its_return(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.01)
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, large_call=20)
-            first = [client.submit(keys[0], "Note", "x") for _ in range(50)]
+            first = [client.submit(KEYS[0], "Note", "x") for _ in range(50)]
             await asyncio.sleep(0.002)
-            few = [client.submit(keys[shard], "Note", "y") for shard in (0, 1, 2)]
+            few = [client.submit(KEYS[shard], "Note", "y") for shard in (0, 1, 2)]
             await asyncio.gather(*first, *few)
 
         run(work())
@@ -179,42 +177,30 @@ class TestCalls:
         run(work())
         assert calls_seen == [2]
 
-    def test_beside_a_small_call_another_goes_only_once_something_holds_that_up(self) -> None:
+    @pytest.mark.parametrize(
+        ("comes_after_s", "calls_after_s"),
+        [(0.01, [(0.03, 1), (0.02, 2)]), (0.1, [(0.001, 2)])],
+        ids=["while the call is young", "once it is held up"],
+    )
+    def test_beside_a_small_call_another_goes_only_once_something_holds_that_up(
+        self, comes_after_s: float, calls_after_s: list[tuple[float, int]]
+    ) -> None:
         cluster = FakeCluster(SHARDS, ["a"], call_s=0.2)
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
-
-        async def work() -> float:
-            client = client_of(cluster, calls_max=2, patience_s=0.05)
-            first = client.submit(keys[0], "Note", "x")
-            await asyncio.sleep(0.01)
-            second = client.submit(keys[1], "Note", "y")
-            await asyncio.sleep(0.03)
-            assert len(cluster.calls) == 1
-            await asyncio.sleep(0.02)
-            assert len(cluster.calls) == 2
-            await asyncio.gather(first, second)
-            return now_s()
-
-        run(work())
-
-    def test_beside_a_call_that_is_held_up_another_goes_at_once(self) -> None:
-        cluster = FakeCluster(SHARDS, ["a"], call_s=0.2)
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, patience_s=0.05)
-            first = client.submit(keys[0], "Note", "x")
-            await asyncio.sleep(0.1)
-            second = client.submit(keys[1], "Note", "y")
-            await asyncio.sleep(0.001)
-            assert len(cluster.calls) == 2
+            first = client.submit(KEYS[0], "Note", "x")
+            await asyncio.sleep(comes_after_s)
+            second = client.submit(KEYS[1], "Note", "y")
+            for pause_s, calls in calls_after_s:
+                await asyncio.sleep(pause_s)
+                assert len(cluster.calls) == calls
             await asyncio.gather(first, second)
 
         run(work())
 
     def test_each_call_is_noticed_that_is_held_up_also_after_one_that_came_back_soon(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"])
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
         at_once, sent = cluster.call, []
 
         async def call(host: str, payload: bytes) -> bytes:
@@ -226,11 +212,11 @@ class TestCalls:
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, patience_s=0.05)
-            await client.submit(keys[0], "Note", "1")
+            await client.submit(KEYS[0], "Note", "1")
             await asyncio.sleep(0.01)
-            held_up = client.submit(keys[0], "Note", "2")
+            held_up = client.submit(KEYS[0], "Note", "2")
             await asyncio.sleep(0.04)
-            await client.submit(keys[1], "Note", "3")
+            await client.submit(KEYS[1], "Note", "3")
             assert sent[2] - sent[1] == pytest.approx(0.05, abs=0.002)
             await held_up
 
@@ -238,7 +224,6 @@ class TestCalls:
 
     def test_the_later_of_two_calls_may_arrive_first(self) -> None:
         cluster = FakeCluster(SHARDS, ["a"])
-        keys = {shard_of(f"key-{index}", SHARDS): f"key-{index}" for index in range(99)}
         at_once, sent = cluster.call, 0
 
         async def call(host: str, payload: bytes) -> bytes:
@@ -251,10 +236,10 @@ class TestCalls:
 
         async def work() -> None:
             client = client_of(cluster, calls_max=2, large_call=1)
-            await client.submit(keys[2], "Note", "0")
-            notes = [client.submit(keys[0], "Note", "1"), client.submit(keys[0], "Note", "2")]
+            await client.submit(KEYS[2], "Note", "0")
+            notes = [client.submit(KEYS[0], "Note", "1"), client.submit(KEYS[0], "Note", "2")]
             await asyncio.sleep(0.001)
-            notes += [client.submit(keys[1], "Note", "3"), client.submit(keys[0], "Note", "4")]
+            notes += [client.submit(KEYS[1], "Note", "3"), client.submit(KEYS[0], "Note", "4")]
             receipts = await asyncio.gather(*notes)
             assert not any(receipt.duplicate for receipt in receipts)
 
