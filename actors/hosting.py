@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 from actors.errors import InvalidCommand, NotOwner, Overloaded, StaleCall
 from actors.loading import FIRST_STREAMS, Loaded, load_aggregates
 from actors.mail import OpenCall, Pending, Turn
+from actors.new_streams import NewStreams
 from actors.passivation import forget_unused
 from actors.registry import AggregateRegistry
 from actors.shard import Shard, Wants
@@ -55,6 +56,8 @@ class HostLimits:
     """Client sessions whose last call number is remembered."""
     retry_after_ms: int = 50
     """The hint that comes with Overloaded."""
+    presume_new_after: int = 32
+    """Commands of a type in a row that began a new stream, before the next one's is presumed to be new; 1 or more."""
     beat_s: float = 0.1
     """How often the event loop shows that it turns."""
 
@@ -103,7 +106,8 @@ class HostCore:
         self._answered = answered
         self._shards: dict[int, Shard] = {}
         self._snapshots = SnapshotKeeper(store)
-        self._writer = Writer(store, self._shards, publish, self._advance, self._spawn)
+        self._new_streams = NewStreams(limits.presume_new_after)
+        self._writer = Writer(store, self._shards, publish, self._advance, self._spawn, self._new_streams)
         self._sessions: OrderedDict[str, int] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_streams = FIRST_STREAMS
@@ -149,7 +153,9 @@ class HostCore:
         self._check()
         for number, claim in claims.items():
             former = self._shards.get(number)
-            self._shards[number] = Shard(number, claim, self._registry, self._store.store_id, self._snapshots)
+            self._shards[number] = Shard(
+                number, claim, self._registry, self._store.store_id, self._snapshots, self._new_streams
+            )
             if former is not None:
                 former.drop()
         self._advance(())  # what was dropped may have held others back

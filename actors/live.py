@@ -19,7 +19,7 @@ class LiveAggregates(dict[str, Aggregate]):
         """When each was last used, on the host's monotonic clock; least recently used first."""
 
     def add(self, loaded: Mapping[str, Aggregate], now_s: float) -> None:
-        """Take in aggregates that were just loaded."""
+        """Take in aggregates that were just loaded or made."""
         self.update(loaded)
         for stream in loaded:
             self.use(stream, now_s)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from actors.aggregate import Aggregate
 from actors.errors import ApplyFailed, BrokenHistory, MakeFailed
-from actors.registry import REASON_SIZE_MAX, AggregateRegistry
+from actors.registry import AggregateRegistry
 from actors.snapshots import Snapshots
 from store.columns import column
-from store.errors import EventrayError, told
+from store.errors import EventrayError
 from store.events import Event
 from store.ports import EventReader
 from store.records import EventRecord, Histories, versions_restored
@@ -114,11 +114,9 @@ class _Loading:
         made: dict[str, Aggregate] = {}
         for stream in streams:
             try:
-                made[stream] = self._classes[stream](stream.partition("-")[2])
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # noqa: BLE001 - whatever the user's class raises
-                self.unreadable[stream] = MakeFailed(stream, told(error)[:REASON_SIZE_MAX])
+                made[stream] = self._registry.new_aggregate(stream)
+            except MakeFailed as error:
+                self.unreadable[stream] = error
         return made
 
     def _fold(

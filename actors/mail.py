@@ -84,6 +84,7 @@ class Pending:
         "message",
         "outcome",
         "partition_key",
+        "presumed_new",
         "read_streams",
         "records",
         "records_bytes",
@@ -116,7 +117,7 @@ class Pending:
         """What may cause events once."""
         self.read_streams = binding.read_streams(self.partition_key)
         self.streams = (self.stream, *self.read_streams)
-        """What has to be in memory before it can be decided."""
+        """What has to be in memory before it can be decided, unless its own is presumed to be new."""
         self.call = call
         self.index = index
         self.looked_up = message.first_send
@@ -125,6 +126,8 @@ class Pending:
         """The first event that this id caused, if the log has one."""
         self.outcome: Answer | None = None
         """What was decided; told only once all that it was decided on is stored."""
+        self.presumed_new = False
+        """Whether its events were decided without its stream having been read."""
         self.records: Sequence[EventRecord] = ()
         """The events decided and not yet known to be stored."""
         self.records_bytes = 0
@@ -149,4 +152,4 @@ class Pending:
         if self.records:
             self.attempts += (self.records[0].event_id,)
         self.outcome, self.records, self.records_bytes, self.snapshot, self.followers = None, (), 0, None, []
-        self.looked_up, self.found = False, None
+        self.looked_up, self.found, self.presumed_new = False, None, False

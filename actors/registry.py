@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from actors.aggregate import Aggregate
 from actors.commands import Command, explain, shown, shown_field, suggestion
-from actors.errors import DecideFailed, DomainError, InvalidCommand, to_wire
+from actors.errors import DecideFailed, DomainError, InvalidCommand, MakeFailed, to_wire
 from actors.methods import CommandMethod, command_methods
 from store.codec import EventRegistry
 from store.errors import InvalidValue, told
@@ -174,6 +174,16 @@ class AggregateRegistry:
             known = ", ".join(f"{name}-ID" for name in self._by_category)
             raise InvalidValue("stream", shown(stream), f"one of {known or 'none at all'} was expected")
         return aggregate_class
+
+    def new_aggregate(self, stream: str) -> Aggregate:
+        """Return the aggregate of a stream that has no events. Raises MakeFailed where its class can't make one."""
+        aggregate_class = self.aggregate_of(stream)
+        try:
+            return aggregate_class(stream.partition("-")[2])
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise MakeFailed(stream, told(error)[:REASON_SIZE_MAX]) from error
 
     def decode_command(self, command_type: str, data: str) -> tuple[CommandBinding, Command]:
         """Return a command from its type's name and its fields as a JSON object, and what decides it.

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from actors.aggregate import Aggregate
-from actors.errors import CommandTimeout, DecideFailed, NotOwner
+from actors.errors import CommandTimeout, DecideFailed, MakeFailed, NotOwner
 from actors.live import LiveAggregates
 from actors.mail import Answer, Pending, Turn
+from actors.new_streams import NewStreams
 from actors.recording import receipt_of, record_events, repeated
 from actors.registry import AggregateRegistry
 from actors.snapshot_keeper import SnapshotKeeper
@@ -49,7 +50,13 @@ class Shard:
     """The mail, the live aggregates and the undone decisions of one shard at one epoch."""
 
     def __init__(
-        self, number: int, claim: Claim, registry: AggregateRegistry, store_id: str, snapshots: SnapshotKeeper
+        self,
+        number: int,
+        claim: Claim,
+        registry: AggregateRegistry,
+        store_id: str,
+        snapshots: SnapshotKeeper,
+        new_streams: NewStreams,
     ) -> None:
         self.number = number
         self.epoch = claim.epoch
@@ -70,6 +77,7 @@ class Shard:
         self._registry = registry
         self._store_id = store_id
         self._snapshots = snapshots
+        self._new_streams = new_streams
         self._ids: dict[tuple[str, str], Pending] = {}
         self._decided: list[Pending] = []
         self._writing: list[Pending] = []
@@ -131,7 +139,9 @@ class Shard:
             if first is pending and not pending.looked_up:
                 wants.keys.add((self.number, *pending.key))
             if pending.found is None:
-                wants.streams.update(stream for stream in pending.streams if stream not in self.live)
+                own_too = pending.stream not in self.live and not self._presumes_new(pending)
+                lacking = pending.streams if own_too else pending.read_streams
+                wants.streams.update(stream for stream in lacking if stream not in self.live)
         return wants
 
     def fill(
@@ -152,6 +162,8 @@ class Shard:
             key = (self.number, *pending.key)
             if key in wants.keys and self._ids.get(pending.key) is pending:
                 pending.looked_up, pending.found = True, found.get(key)
+            if pending.stream in loaded and loaded[pending.stream].version:
+                self._new_streams.began_none(pending.message.command_type)
 
     def refuse_mail(self, wants: Wants, error: EventrayError) -> None:
         """What was wanted can't be read, and that won't pass: answer all waiting mail with the error.
@@ -174,10 +186,19 @@ class Shard:
             return False
         if pending.found is not None:
             return True
-        for stream in pending.streams:  # noqa: SIM110 - a generator would cost every command half a microsecond
-            if stream not in self.live and stream not in self._unreadable:
+        for stream in pending.streams:
+            if stream in self.live or stream in self._unreadable:
+                continue
+            if stream != pending.stream or not self._presumes_new(pending):
                 return False
         return True
+
+    def _presumes_new(self, pending: Pending) -> bool:
+        """Whether a command whose stream is not in memory is to be decided as if that were new.
+
+        Never with care: what the store has refused is decided on what was read.
+        """
+        return self.care == TOGETHER and self._new_streams.presumes(pending.message.command_type)
 
     def _decide_one(self, pending: Pending, now_s: float, recorded_at: int) -> None:
         if pending.expires_s <= now_s:
@@ -195,8 +216,43 @@ class Shard:
                 if stream in self._unreadable:
                     self._answer(pending, self._unreadable[stream])
                     return
+        if pending.stream in self.live:
+            self._decide_known(pending, now_s, recorded_at)
+        else:
+            self._decide_presuming(pending, now_s, recorded_at)
+
+    def _decide_known(self, pending: Pending, now_s: float, recorded_at: int) -> None:
+        """Decide a command whose aggregate is in memory."""
+        new = not self.live[pending.stream].version
         pending.outcome = self._outcome(pending, now_s, recorded_at)
         self._decided.append(pending)
+        if new:
+            learn = self._new_streams.began if pending.records else self._new_streams.began_none
+            learn(pending.message.command_type)
+        if isinstance(pending.outcome, DecideFailed):
+            log.error("a command broke the code that decides it", exc_info=pending.outcome)
+
+    def _decide_presuming(self, pending: Pending, now_s: float, recorded_at: int) -> None:
+        """Decide a command whose stream was not read, as if that were new.
+
+        What it decided counts only if it caused events: the store refuses their versions if the stream has some. Any
+        other outcome would stand on what nobody has looked at, so the command goes back, until its stream is read.
+        """
+        try:
+            new = self._registry.new_aggregate(pending.stream)
+        except MakeFailed:
+            pass  # reading says so
+        else:
+            self.live.add({pending.stream: new}, now_s)
+            outcome = self._outcome(pending, now_s, recorded_at)
+            if pending.records:
+                pending.outcome, pending.presumed_new = outcome, True
+                self._decided.append(pending)
+                self._new_streams.began(pending.message.command_type)
+                return
+            self.live.forget(pending.stream)
+        self._new_streams.began_none(pending.message.command_type)
+        self.inbox.appendleft(pending)
 
     def _outcome(self, pending: Pending, now_s: float, recorded_at: int) -> Answer:
         aggregate = self.live.use(pending.stream, now_s)
@@ -212,8 +268,6 @@ class Shard:
                 record_events(pending, events, self._registry.events, self.number, self.head, recorded_at)
         except EventrayError as error:
             self._forget_half_decided(aggregate, reads)
-            if isinstance(error, DecideFailed):
-                log.error("a command broke the code that decides it", exc_info=error)
             return error
         if not pending.records:
             return Receipt(
@@ -246,6 +300,10 @@ class Shard:
         """Hand what was decided to the writer, for the next append of this shard."""
         self._writing, self._decided = self._decided, []
         return self._writing
+
+    def presumed_types(self) -> set[str]:
+        """The types of those commands of what was taken whose streams are presumed to be new."""
+        return {pending.message.command_type for pending in self._writing if pending.presumed_new}
 
     @property
     def has_decided(self) -> bool:

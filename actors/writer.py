@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
+from actors.new_streams import NewStreams
 from actors.shard import TOGETHER, Shard
 from store import EventRecord, OutcomeUnknown, StoreRejected, StoreUnavailable
 from store.ports import EventAppender
@@ -35,6 +36,7 @@ class Writer:
         publish: Publish,
         advance: Callable[[Iterable[Shard]], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        new_streams: NewStreams,
     ) -> None:
         """`advance` lets shards decide on; `spawn` runs a coroutine to its end beside the writer."""
         self._store = store
@@ -42,6 +44,7 @@ class Writer:
         self._publish = publish
         self._advance = advance
         self._spawn = spawn
+        self._new_streams = new_streams
         self._wake = asyncio.Event()
         self._offered: dict[Shard, None] = {}
         """Shards that may have decided something, in the order in which they said so."""
@@ -92,6 +95,7 @@ class Writer:
             self._spawn(self._settle(group))
             return
         except StoreRejected as error:
+            self._learn(group)
             for shard in group:
                 shard.rejected(error)
         except StoreUnavailable as error:
@@ -112,6 +116,18 @@ class Writer:
             self.commits += 1
             self.events += len(stored)
             self._publish(stored)
+
+    def _learn(self, group: list[Shard]) -> None:
+        """Count the refusal of an append against the types of commands whose streams were presumed to be new in it."""
+        presumed = set[str]().union(*(shard.presumed_types() for shard in group))
+        if presumed:
+            shards = [shard.number for shard in group]
+            log.info(
+                "an append was refused in which streams were presumed to be new",
+                shards=shards,
+                commands=sorted(presumed),
+            )
+            self._new_streams.refused(presumed)
 
     async def _unavailable(self, group: list[Shard], error: StoreUnavailable) -> None:
         if error.passing:

@@ -36,7 +36,7 @@ class FaultyStore(Forwarding):
         self.after: Fault = lambda _appends: None
         self.appends: list[Sequence[ShardAppend]] = []
         self.errors: list[EventrayError] = []
-        """What the store itself refused; a host whose memory is right causes none."""
+        """What the store itself refused; a host whose memory is right, and that presumes nothing, causes none."""
         self.lookups: list[Keys] = []
         self.stream_reads: list[set[str]] = []
         self.streams_in_order: list[str] = []

@@ -10,6 +10,7 @@ import asyncio
 import selectors
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from tests.contract.watched_store import WatchedStore
 
 T = TypeVar("T")
 REGISTRY = AggregateRegistry([Customer, Order])
-LIMITS = HostLimits(beat_s=1_000_000.0)
+LIMITS = HostLimits(beat_s=1_000_000.0, presume_new_after=1)
 SETTLING_S = 3.0
 """Longer than any back-off of a host; on the jumping clock."""
 
@@ -68,8 +69,8 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 class World:
     """The store, its coordinator, the hosts, and the model that watches them."""
 
-    def __init__(self, url: str, shards: int) -> None:
-        self.url, self.shards = url, shards
+    def __init__(self, url: str, shards: int, happened: Counter[str]) -> None:
+        self.url, self.shards, self.happened = url, shards, happened
         self.loop = JumpingLoop()
         self.turn = asyncio.Lock()
         self.visits = 0

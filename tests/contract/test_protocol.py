@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from structlog.testing import capture_logs
 
+from actors import new_streams
 from actors.customers import Customer, Order
 from actors.errors import CommandIdReused, DomainError
 from actors.snapshots import SnapshotCounts
@@ -42,6 +43,7 @@ NAMES = ["h-1", "h-2", "h-3"]
 HAPPENINGS = {
     *("Receipt", "DomainError", "ConcurrencyError", "CommandIdReused", "StoreRejected", "StoreUnavailable", "NotOwner"),
     *("CommandTimeout", "duplicate", "unchanged", "shard fenced", "outcome unknown"),
+    *("presumed new, and new", "presumed new, and there"),
     *(f"snapshot {name}" for name in SnapshotCounts._fields),
 }
 """What a search must have met, to have shown anything."""
@@ -86,7 +88,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         super().__init__()
         self.happened = happened
         """Over all schedules."""
-        self.world = World(url, SHARDS)
+        self.world = World(url, SHARDS, happened)
         self.schedule = schedule
         self.customers = [customer_in(shard, f"{schedule}.{n}") for n, shard in enumerate(HOMES)]
         self.numbers = dict.fromkeys(SESSIONS, 0)
@@ -393,5 +395,6 @@ def test_every_answer_is_true_and_every_event_right_in_any_schedule(
     wanted = HAPPENINGS if store_url.startswith("memory:") else set()  # the others take longer for a schedule
     monkeypatch.setattr(Customer, "snapshot_every", 2)
     monkeypatch.setattr(Order, "snapshot_every", 1)
+    monkeypatch.setattr(new_streams, "PENALTY", 1)
     with capture_logs():
         search(partial(ProtocolMachine, store_url, happened), lambda: wanted - (+happened).keys())

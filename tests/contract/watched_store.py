@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from store import EventRecord, EventStore, OutcomeUnknown, StoreRejected, StoreUnavailable
@@ -51,6 +52,8 @@ class WatchedStore(Forwarding):
         self.held: set[str] = set()
         self.faults: dict[str, list[str]] = {step: [] for step in FAULTS}
         """What goes wrong next, by step: the first one strikes the next time."""
+        self.read: set[str] = set()
+        """The streams that the host has asked for."""
         self._moved = asyncio.Event()
         self._doubts: list[tuple[Sequence[ShardAppend], bool]] = []
         """Transactions whose replies were lost, and which are not over; and whether they will commit."""
@@ -140,22 +143,27 @@ class WatchedStore(Forwarding):
                 self._doubts.remove(doubt)
                 self.world.model.reply_lost(appends)
                 if commits:
-                    await self._append(appends)
+                    with suppress(StoreRejected):  # what is refused is undone
+                        await self._append(appends)
 
     async def _append(self, appends: Sequence[ShardAppend]) -> set[int]:
         async with self.world.at_store():
             try:
                 fenced = await self.inner.append(appends)
             except StoreRejected:
+                self.world.happened["presumed new, and there"] += 1
                 self.world.model.refused(appends)
                 raise
             except AssertionError as error:
                 raise self._report(error) from error
             self._tell(lambda model: model.appended(self.host, appends, fenced))
+            begun = {record.stream for append in appends for record in append.records if record.version == 1}
+            self.world.happened["presumed new, and new"] += bool(begun - self.read)
         return fenced
 
     async def _histories(self, fingerprints: Mapping[str, str | None], limit: int | None) -> Histories:
         """Read as the store does, from snapshots that may be damaged."""
+        self.read |= fingerprints.keys()
         snapshots, records = await self.inner.read_histories(fingerprints, limit)
         if not snapshots or (fault := self._fault("snapshot")) is None:
             return Histories(snapshots, records)

@@ -375,18 +375,18 @@ async def test_streams_are_read_shard_by_shard(host: HostUnderTest, monkeypatch:
 async def test_the_first_queries_ask_for_more_streams_once_those_loaded_were_short(
     host: HostUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def create(prefix: str, count: int) -> list[int]:
-        """Create customers; return how many streams each query asked for."""
+    async def promote(prefix: str, count: int) -> list[int]:
+        """Promote customers that are not there; return how many streams each query asked for."""
         host.store.stream_reads.clear()
-        commands = (CreateCustomer(customer_id=f"{prefix}{n}", name="A", email="a@example.com") for n in range(count))
+        commands = (PromoteToVip(customer_id=f"{prefix}{n}", reason="loyal") for n in range(count))
         await host.execute(*(host.message(command, command.customer_id, first_send=True) for command in commands))
         return sorted(map(len, host.store.stream_reads), reverse=True)
 
     monkeypatch.setattr(loading, "GROWTH", 1)
-    assert await create("a", 40) == [loading.FIRST_STREAMS, 8]
+    assert await promote("a", 40) == [loading.FIRST_STREAMS, 8]
     monkeypatch.setattr(loading, "RECORDS_WANTED", 0)  # as if those that come had been long
-    assert await create("b", 300) == [loading.FIRST_STREAMS_MAX, 44]
-    assert await create("c", 40) == [loading.FIRST_STREAMS, 8]
+    assert await promote("b", 300) == [loading.FIRST_STREAMS_MAX, 44]
+    assert await promote("c", 40) == [loading.FIRST_STREAMS, 8]
 
 
 def warm_and_cold(host: HostUnderTest) -> tuple[str, str]:
