@@ -17,7 +17,9 @@ import structlog
 from ray.exceptions import RayError, RayTaskError
 
 from actors.aggregate import Aggregate
-from actors.hosting import HostCore, HostHealth, HostLimits
+from actors.health import HostHealth
+from actors.hosting import HostCore
+from actors.limits import HostLimits
 from actors.metering import HostMeter, Unmetered
 from actors.pushing import Pusher
 from actors.registry import AggregateRegistry

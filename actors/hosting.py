@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from actors.errors import InvalidCommand, NotOwner, Overloaded, StaleCall
+from actors.health import HostHealth
+from actors.limits import HostLimits
 from actors.loading import FIRST_STREAMS, Loaded, load_aggregates
 from actors.mail import OpenCall, Pending, Turn
 from actors.new_streams import NewStreams
@@ -24,66 +25,17 @@ from actors.passivation import forget_unused
 from actors.registry import AggregateRegistry
 from actors.shard import Shard, Wants
 from actors.snapshot_keeper import SnapshotKeeper
-from actors.snapshots import SnapshotCounts
 from actors.wire import Call, CommandMessage, Receipt, pack_answers, unpack_call
 from actors.writer import Publish, Writer
 from store import EventrayError, EventRecord, EventStore, StoreUnavailable
 from store.errors import told
 from store.identity import shard_of
 from store.logs import subject
-from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 log = structlog.get_logger(__name__)
 
 Answered = Callable[[Call, OpenCall], None]
 """Hears of each call that is answered, once its answers are packed."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostLimits:
-    """What one host holds at most; past it a call is answered Overloaded."""
-
-    pending_commands_max: int = 20_000
-    pending_bytes_max: int = 64 * 1024 * 1024
-    unstored_bytes_max: int = 64 * 1024 * 1024
-    """Of events that are decided and not stored yet; while a host holds as many it decides nothing more."""
-    live_aggregates_max: int = 200_000
-    live_idle_s: float = 600.0
-    """An aggregate that was not used for so long is forgotten, until it is asked for again."""
-    payload_size_max_bytes: int = PAYLOAD_SIZE_MAX_BYTES
-    """Of the JSON of one command and of one event."""
-    sessions_max: int = 10_000
-    """Client sessions whose last call number is remembered."""
-    retry_after_ms: int = 50
-    """The hint that comes with Overloaded."""
-    presume_new_after: int = 32
-    """Commands of a type in a row that began a new stream, before the next one's is presumed to be new; 1 or more."""
-    beat_s: float = 0.1
-    """How often the event loop shows that it turns."""
-
-
-class HostHealth(NamedTuple):
-    """What a host says of itself; taken on its event loop, `loop_age_s` ago."""
-
-    shards: dict[int, int]
-    """Epoch by shard."""
-    heads: dict[int, int]
-    """Position of the last stored event by shard."""
-    live_aggregates: int
-    pending_commands: int
-    oldest_pending_s: float
-    loop_age_s: float
-    commits: int
-    """Transactions committed since the host began."""
-    events: int
-    """Events stored since the host began."""
-    fenced: int
-    """Shards lost to a higher epoch since the host began."""
-    snapshots: SnapshotCounts = SnapshotCounts()
-    unknown_outcomes: int = 0
-    """Appends whose reply was lost since the host began."""
-    duplicates: int = 0
-    """Commands since the host began that were answered with the receipt of an earlier sending."""
 
 
 class HostCore:

@@ -6,7 +6,7 @@ import asyncio
 
 import ray
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.ray_edge import namespace_of
 from store.opening import open_store
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from actors.customers import ChangeEmail, Customer, Order
-from actors.hosting import HostCore, HostLimits
+from actors.hosting import HostCore
+from actors.limits import HostLimits
 from actors.registry import AggregateRegistry
 from actors.repository import Repository
 from actors.snapshots import Snapshots

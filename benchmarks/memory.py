@@ -20,7 +20,7 @@ import ray
 
 from actors import Command
 from actors.customers import ChangeEmail, CreateCustomer
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from actors.wire import Receipt
 from benchmarks.machine import describe
 from benchmarks.processes import MB, check_linux, memory_mb_of

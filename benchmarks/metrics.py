@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from actors.customers import Customer, Order
-from actors.hosting import HostCore, HostLimits
+from actors.hosting import HostCore
+from actors.limits import HostLimits
 from actors.mail import OpenCall
 from actors.registry import AggregateRegistry
 from actors.wire import Call, CommandMessage, pack_call

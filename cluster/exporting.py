@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.places import Places, Spawn
 from cluster.settings import Settings
 from cluster.supervision import Duty, Processes, Supervisor

@@ -21,8 +21,8 @@ import ray
 import structlog
 from ray.exceptions import RayError
 
+from actors.health import HostHealth
 from actors.host import Host, HostPlan
-from actors.hosting import HostHealth
 from actors.metering import HostMeter
 from actors.registry import AggregateRegistry
 from cluster.metrics.counting import merged, pack_samples

@@ -1,4 +1,4 @@
-"""What a client holds, sends and waits for at most. Not here: the limits of hosts (`actors/hosting.py`)."""
+"""What a client holds, sends and waits for at most. Not here: those of hosts (`actors/limits.py`)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, stop_after_delay, stop_never, wait_random_exponential
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.settings import Settings
 from cluster.supervision import Processes, ProcessLost
 from store.errors import StoreUnavailable

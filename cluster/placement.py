@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.settings import Settings
 from store.errors import InvalidValue
 

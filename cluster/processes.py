@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.keeping import Keeper, Whereabouts
 from cluster.ray_edge import own_error, reason_of
 from cluster.supervision import ProcessLost

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from actors.hosting import HostLimits
+from actors.limits import HostLimits
 from cluster.limits import ClientLimits
 from projections.environment import read_environment
 from projections.progress import SubscriberLimits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.spreading import Node
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.followed import FollowedShards, ProjectionProcesses, Telling
 from cluster.ownership import HostProcesses, Ownership, while_it_may_pass
 from cluster.placement import place

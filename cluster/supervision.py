@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.placement import Polls, is_well
 from cluster.settings import Settings
 from store.errors import EventrayError, Superseded, told

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 
-from actors.hosting import HostCore, HostHealth
+from actors.health import HostHealth
+from actors.hosting import HostCore
 from actors.metering import HostMeter, Unmetered
 from actors.registry import AggregateRegistry
 from actors.writer import Publish

@@ -22,6 +22,9 @@ os.environ.setdefault("EVENTRAY_METRICS_EXPORTER", "false")
 os.environ.update(RAY_LOG_MONITOR_MANY_FILES_THRESHOLD="0", LOG_NAME_UPDATE_INTERVAL_S="3600")
 """Ray looks for new log files ten times a second, to print their lines where drivers want them, as none here does."""
 
+os.environ.update(RAY_prestart_worker_first_driver="0")
+"""Else each Ray that a test begins first makes a process for each of its CPUs, whether anybody needs it or not."""
+
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )

@@ -9,7 +9,8 @@ from typing import Any
 
 from actors.commands import Command
 from actors.customers import Customer, Order
-from actors.hosting import HostCore, HostLimits
+from actors.hosting import HostCore
+from actors.limits import HostLimits
 from actors.mail import OpenCall
 from actors.registry import AggregateRegistry
 from actors.wire import Call, CommandMessage, Receipt, pack_call, unpack_answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.coordination import Coordination
 from cluster.settings import Settings
 from cluster.spreading import Node

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from actors.errors import CommandTimeout, DecideFailed, NotOwner, Overloaded
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from actors.mail import Answer, OpenCall
 from actors.wire import Call, Receipt
 from cluster.metrics.counting import Counts, Samples

@@ -42,8 +42,9 @@ class ByHand:
         (directory / ".ray" / "auth_token").write_text(TOKEN)
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """That of a user of this cluster: no RAY_* of the tests' own, and a home with the token."""
-        kept = {name: value for name, value in environment().items() if not name.startswith("RAY_")}
+        """That of a user of this cluster: a home with the token, and none of the RAY_* by which tests connect."""
+        unseen = "RAY_prestart_worker_first_driver"
+        kept = {n: value for n, value in environment().items() if n == unseen or not n.startswith("RAY_")}
         return {**kept, "HOME": str(self.directory), "RAY_TMPDIR": str(self.directory), **variables}
 
     def start_head(self) -> None:

@@ -20,7 +20,8 @@ from sqlalchemy import make_url
 
 from actors.customers import Customer, Order
 from actors.errors import StaleCall
-from actors.hosting import HostCore, HostLimits
+from actors.hosting import HostCore
+from actors.limits import HostLimits
 from actors.registry import AggregateRegistry
 from actors.wire import unpack_answers
 from store import EventRecord, EventStore, StoreUnavailable, open_store

@@ -13,7 +13,7 @@ import pytest
 from actors import Aggregate, Command
 from actors.customers import CreateCustomer, CreateOrder, DeactivateCustomer
 from actors.errors import ApplyFailed, DecideFailed, DomainError, MakeFailed
-from actors.hosting import HostLimits
+from actors.limits import HostLimits
 from actors.loading import FIRST_STREAMS
 from actors.new_streams import PENALTY, RARE, NewStreams
 from actors.registry import AggregateRegistry

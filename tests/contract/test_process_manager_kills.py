@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from actors.hosting import HostCore, HostLimits
+from actors.hosting import HostCore
+from actors.limits import HostLimits
 from cluster.limits import ClientLimits
 from cluster.relaying import HostCommands
 from projections.customers import LoyaltyProgramme

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Date,
+    Dialect,
     Double,
     Enum,
     Index,
@@ -29,6 +30,7 @@ from sqlalchemy import (
     Table,
     Text,
     Time,
+    TypeDecorator,
     UniqueConstraint,
     Uuid,
     text,
@@ -43,6 +45,18 @@ from projections.read_models import ReadModels
 from projections.tables import Build
 from store import Event, InvalidValue
 from store.records import Advance, Checkpoint
+
+
+class Exiting(TypeDecorator[str]):
+    """A user's column type that ends the process at some values."""
+
+    impl, cache_ok = Text, True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value == "exit":
+            raise SystemExit(3)
+        return value
+
 
 everything = Table(
     "everything",
@@ -63,6 +77,7 @@ everything = Table(
     Column("mood", Enum("good", "bad", name="moods")),
     Column("details", JSON(none_as_null=True)),
     Column("order", Text),  # a word of SQL's
+    Column("exiting", Exiting),
 )
 VALUES: dict[str, Any] = {
     "short": "ö' \\ ☃",
@@ -80,6 +95,7 @@ VALUES: dict[str, Any] = {
     "mood": "bad",
     "details": {"a": [1, None, "ü"]},
     "order": "",
+    "exiting": "stays",
 }
 pairs = Table(
     "pairs",
@@ -225,6 +241,7 @@ class TestValues:
             ("big", 2**63),
             ("order", "\ud800"),
             ("number", "no number"),
+            ("exiting", "exit"),
         ],
     )
     async def test_one_that_the_column_cannot_hold_is_refused_and_nothing_is_changed(

@@ -148,6 +148,19 @@ async def test_what_a_sink_refuses_holds_up_its_shard_alone_until_it_is_taken(st
     assert subscriber.lag().blocked == {}
 
 
+async def test_what_ends_it_is_told_by_its_lag(store: MemoryStore, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def exits(_batch: Sequence[EventRecord]) -> Taken:
+        raise SystemExit(3)
+
+    await log.write(created("c-1"))
+    sink = ListSink()
+    monkeypatch.setattr(sink, "take", exits)
+    subscriber = await started(store, sink)
+    with pytest.raises(SystemExit):
+        await subscriber.run()
+    assert subscriber.lag().failure == "It has ended: SystemExit(3)"
+
+
 async def test_shards_come_and_go_while_it_runs_and_each_goes_on_where_its_checkpoint_is(
     store: MemoryStore, log: Log
 ) -> None:

@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError
 
 from actors.customers import Customer
 from actors.host import HostPlan
-from actors.hosting import HostLimits
+from actors.limits import HostLimits
 from cluster.keeping import HostProcess, Keeper, ProjectionHostProcess
 from cluster.processes import RayProcesses
 from cluster.ray_edge import COORDINATOR

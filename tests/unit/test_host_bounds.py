@@ -12,7 +12,8 @@ import pytest
 from actors import Aggregate, Command
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder, PromoteToVip
 from actors.errors import ApplyFailed, NotOwner, Overloaded, StaleCall
-from actors.hosting import HostHealth, HostLimits
+from actors.health import HostHealth
+from actors.limits import HostLimits
 from actors.recording import EVENT_FRAME_BYTES
 from actors.registry import AggregateRegistry
 from actors.wire import Call, Receipt, pack_call

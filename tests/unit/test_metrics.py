@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from actors import Aggregate, Command
 from actors.customers import ChangeEmail, DeactivateCustomer
-from actors.hosting import HostCore, HostLimits
+from actors.hosting import HostCore
+from actors.limits import HostLimits
 from actors.registry import AggregateRegistry
 from benchmarks.metrics import measure
 from cluster.metrics import definitions as m

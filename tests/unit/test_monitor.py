@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.metrics import definitions as m
 from cluster.metrics import gathering, looking
 from cluster.metrics.announcing import target_of

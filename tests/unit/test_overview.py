@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from actors.customers import Customer, CustomerCreated, Order
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.application import Application
 from cluster.cli.status import _show, as_json, as_tables
 from cluster.overview import Overview, OverviewReader, ShardStatus

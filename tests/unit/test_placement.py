@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.placement import Polls, is_well, place
 from cluster.settings import Settings
 

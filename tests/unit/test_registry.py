@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 
@@ -32,6 +32,17 @@ class Item(BaseModel):
     count: int
 
 
+class ExitingZone(tzinfo):
+    def utcoffset(self, _moment: datetime | None) -> timedelta:
+        raise SystemExit(3)
+
+    def dst(self, moment: datetime | None) -> timedelta:
+        return self.utcoffset(moment)
+
+    def tzname(self, _moment: datetime | None) -> str:
+        return "of its own"
+
+
 class FillBasket(Command):
     basket_id: str
     items: tuple[Item, ...] = ()
@@ -46,6 +57,11 @@ class FillBasket(Command):
         if weight == 666:
             raise KeyError("a bug in a validator")
         return weight
+
+    @field_validator("best_before")
+    @classmethod
+    def _in_a_zone_of_its_own(cls, moment: datetime) -> datetime:
+        return moment.replace(tzinfo=ExitingZone()) if moment.year == 2666 else moment
 
 
 class Grow(Command):
@@ -149,6 +165,7 @@ def test_all_events_with_a_method_are_known_and_their_subclasses() -> None:
         ("FillBasket", '{"basket_id":"b","weight":NaN}', "weight", "nan", "finite"),
         ("FillBasket", '{"basket_id":"b","weight":Infinity}', "weight", "inf", "finite"),
         ("FillBasket", '{"basket_id":"b","weight":666}', "command", "FillBasket", 'a validator of it broke: "KeyError'),
+        ("FillBasket", '{"basket_id":"b","best_before":"2666-01-01"}', "command", "FillBasket", "broke: 'SystemExit"),
     ],
 )
 def test_bad_input_names_field_value_and_remedy(

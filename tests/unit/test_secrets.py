@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actors.host import HostPlan
-from actors.hosting import HostLimits
+from actors.limits import HostLimits
 from cluster.application import application_of
 from cluster.coordinator import RuntimePlan
 from cluster.settings import Settings

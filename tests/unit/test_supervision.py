@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from actors.hosting import HostHealth
+from actors.health import HostHealth
 from cluster.settings import Settings
 from cluster.supervision import SPARE_PATIENCE_S, Duty, Supervisor
 from store import StoreUnavailable, Superseded, open_store
