@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from actors.wire import pieces_of
 from cluster.transport import HostGone
-from store.errors import EventrayError
+from store.errors import EventrayError, StoreUnavailable
 
 COORDINATOR = "coordinator"
 NAMESPACE_PREFIX = "eventray-"
@@ -63,6 +63,7 @@ def own_error(error: RayError) -> EventrayError | None:
 async def ask(coordinator: Any, patience_s: float, method: str, *arguments: Any) -> Any:
     """Call a coordinator's method; where it dies meanwhile, call the one that Ray makes in its place.
 
+    One that was made anew can't begin before the store is there, so StoreUnavailable that may pass is waited for too.
     Raises the EventrayErrors that the method raises, and NoCoordinator where it has ended for good, or is not there
     again within `patience_s`.
     """
@@ -72,12 +73,13 @@ async def ask(coordinator: Any, patience_s: float, method: str, *arguments: Any)
         try:
             return await getattr(coordinator, method).remote(*arguments)
         except RayError as error:
-            if (own := own_error(error)) is not None:
+            own = own_error(error)
+            if own is not None and not (isinstance(own, StoreUnavailable) and own.passing):
                 raise own from error
             lost_s = loop.time() if lost_s is None else lost_s
             final = isinstance(error, ActorDiedError) and not error.preempted
             if final or loop.time() - lost_s > patience_s:
-                raise NoCoordinator(reason_of(error)) from error
+                raise own or NoCoordinator(reason_of(error)) from error
         await asyncio.sleep(ASK_PAUSE_S)
 
 

@@ -145,13 +145,16 @@ class Ground:
         status: RuntimeStatus = await self._runtime.status()
         return status
 
-    async def scale(self, hosts: int, within_s: float) -> bool:
-        """Want so many hosts; return whether there are within that time."""
-        with suppress(EventrayError, TimeoutError):
+    async def scale(self, hosts: int, within_s: float) -> str:
+        """Want so many hosts; return why there are not so many within that time, nothing if there are."""
+        try:
             async with asyncio.timeout(within_s):
                 await self._runtime.scale(hosts)
-                return True
-        return False
+        except TimeoutError:
+            return f"it took more than {within_s:g} s"
+        except EventrayError as error:
+            return str(error)
+        return ""
 
     async def stop_runtime(self) -> None:
         """End the runtime gracefully."""

@@ -95,8 +95,8 @@ class Nemesis:
         finally:
             for pid in self._stopped:
                 continue_process(pid)
-        if not await self._ground.scale(HOSTS, CALM_WITHIN_S):
-            self.troubles.append(f"there were not {HOSTS} hosts again after {CALM_WITHIN_S:g} s")
+        if why_not := await self._ground.scale(HOSTS, CALM_WITHIN_S):
+            self.troubles.append(f"there were not {HOSTS} hosts again: {why_not}")
 
     async def _carry_out(self, strike: Strike) -> None:
         ways: dict[Fault, Callable[[Strike], Awaitable[dict[str, Any]]]] = {

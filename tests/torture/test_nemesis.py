@@ -50,8 +50,8 @@ class Ground:
     async def end_node(self, node: Any) -> None:
         self.ended.append(node.node_id)
 
-    async def scale(self, _hosts: int, _within_s: float) -> bool:
-        return True
+    async def scale(self, _hosts: int, _within_s: float) -> str:
+        return ""
 
 
 async def test_a_zombie_is_looked_for_until_a_host_stores_something_and_its_node_is_left_to_nobody_else(

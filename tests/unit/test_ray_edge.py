@@ -16,7 +16,7 @@ from cluster import Settings, local_ray
 from cluster.ray_edge import NoCoordinator, RayTransport, ask
 from cluster.ray_probe import RayUnavailable
 from cluster.transport import HostGone
-from store.errors import StoreHeld
+from store.errors import EventrayError, StoreHeld, StoreUnavailable
 from tests.virtual_time import run
 
 ACTOR_ID = bytes(16)
@@ -33,8 +33,8 @@ def unavailable() -> ActorUnavailableError:
     return ActorUnavailableError("the connection was reset", ACTOR_ID)
 
 
-def raised_in_the_method() -> RayTaskError:
-    return RayTaskError("status", "", StoreHeld("somebody else"))  # type: ignore[no-untyped-call]
+def raised_in_the_method(cause: EventrayError | None = None) -> RayTaskError:
+    return RayTaskError("status", "", cause or StoreHeld("somebody else"))  # type: ignore[no-untyped-call]
 
 
 class Actor:
@@ -95,6 +95,22 @@ def test_one_that_died_for_good_is_told_at_once_and_one_that_stays_away_in_time(
     with pytest.raises(NoCoordinator):
         run(ask(coordinator := Actor(*[unavailable()] * 1000), 10, "status"))
     assert 40 < coordinator.calls < 60
+
+
+def test_one_that_cannot_begin_again_before_the_store_is_there_is_waited_for() -> None:
+    away = raised_in_the_method(StoreUnavailable("the server is restarted", True))
+    assert run(ask(coordinator := Actor(unavailable(), away, away), 10, "scale", 3)) == "answer"
+    assert (coordinator.calls, coordinator.arguments) == (4, (3,))
+    with pytest.raises(StoreUnavailable):
+        run(ask(coordinator := Actor(*[away] * 1000), 10, "status"))
+    assert 40 < coordinator.calls < 60
+
+
+@pytest.mark.parametrize("cause", [StoreHeld("somebody else"), StoreUnavailable("the disk is full", False)])
+def test_what_does_not_pass_is_told_at_once(cause: EventrayError) -> None:
+    with pytest.raises(type(cause)):
+        run(ask(coordinator := Actor(raised_in_the_method(cause)), 10, "status"))
+    assert coordinator.calls == 1
 
 
 class TestWhereNoTokenCanBeKept:
