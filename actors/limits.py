@@ -1,4 +1,4 @@
-"""What one host holds at most. Not here: what a client does (`cluster/limits.py`)."""
+"""What one host holds at most, and how often it looks. Not here: what a client does (`cluster/limits.py`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from store.values import PAYLOAD_SIZE_MAX_BYTES
 
 @dataclass(frozen=True, slots=True)
 class HostLimits:
-    """What one host holds at most; past it a call is answered Overloaded."""
+    """The bounds of one host, and its rhythm."""
 
     pending_commands_max: int = 20_000
+    """Commands that wait for an answer; past it a call is answered Overloaded."""
     pending_bytes_max: int = 64 * 1024 * 1024
+    """Of these commands, as they came; the same."""
     unstored_bytes_max: int = 64 * 1024 * 1024
     """Of events that are decided and not stored yet; while a host holds as many it decides nothing more."""
     live_aggregates_max: int = 200_000

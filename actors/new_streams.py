@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 PENALTY = 4
-RARE = 10_000
+RARE = 100_000
 """Streams that were begun by a type between two refusals, with which the second one is no reason to presume less."""
 
 
@@ -31,12 +31,12 @@ class NewStreams:
         return self._in_a_row[command_type] >= self._needed.get(command_type, self._presumed_after)
 
     def began(self, command_type: str) -> None:
-        """Such a command has decided the first event of its stream."""
+        """Such a command has begun a stream: its first event is stored."""
         self._in_a_row[command_type] += 1
         self._since_refused[command_type] += 1
 
     def began_none(self, command_type: str) -> None:
-        """Such a command was asked about a stream that has events, or caused none on one that has none."""
+        """A stream that was read for such a command has events, or one that was presumed to be new was not begun."""
         self._in_a_row[command_type] = 0
 
     def refused(self, command_types: Iterable[str]) -> None:

@@ -162,7 +162,7 @@ class Shard:
             key = (self.number, *pending.key)
             if key in wants.keys and self._ids.get(pending.key) is pending:
                 pending.looked_up, pending.found = True, found.get(key)
-            if pending.stream in loaded and loaded[pending.stream].version:
+            if pending.stream in unreadable or (pending.stream in loaded and loaded[pending.stream].version):
                 self._new_streams.began_none(pending.message.command_type)
 
     def refuse_mail(self, wants: Wants, error: EventrayError) -> None:
@@ -216,19 +216,11 @@ class Shard:
                 if stream in self._unreadable:
                     self._answer(pending, self._unreadable[stream])
                     return
-        if pending.stream in self.live:
-            self._decide_known(pending, now_s, recorded_at)
-        else:
+        if pending.stream not in self.live:
             self._decide_presuming(pending, now_s, recorded_at)
-
-    def _decide_known(self, pending: Pending, now_s: float, recorded_at: int) -> None:
-        """Decide a command whose aggregate is in memory."""
-        new = not self.live[pending.stream].version
+            return
         pending.outcome = self._outcome(pending, now_s, recorded_at)
         self._decided.append(pending)
-        if new:
-            learn = self._new_streams.began if pending.records else self._new_streams.began_none
-            learn(pending.message.command_type)
         if isinstance(pending.outcome, DecideFailed):
             log.error("a command broke the code that decides it", exc_info=pending.outcome)
 
@@ -248,7 +240,6 @@ class Shard:
             if pending.records:
                 pending.outcome, pending.presumed_new = outcome, True
                 self._decided.append(pending)
-                self._new_streams.began(pending.message.command_type)
                 return
             self.live.forget(pending.stream)
         self._new_streams.began_none(pending.message.command_type)
@@ -322,6 +313,8 @@ class Shard:
             if pending.records:
                 self.stored_head = pending.records[-1].position
                 self.unstored_bytes -= pending.records_bytes
+                if pending.records[0].version == 1:
+                    self._new_streams.began(pending.message.command_type)
             assert pending.outcome is not None
             self._answer(pending, pending.outcome)
             if pending.snapshot is not None:

@@ -121,11 +121,10 @@ class Writer:
         """Count the refusal of an append against the types of commands whose streams were presumed to be new in it."""
         presumed = set[str]().union(*(shard.presumed_types() for shard in group))
         if presumed:
-            shards = [shard.number for shard in group]
             log.info(
                 "an append was refused in which streams were presumed to be new",
-                shards=shards,
-                commands=sorted(presumed),
+                shards=[shard.number for shard in group],
+                command_types=sorted(presumed),
             )
             self._new_streams.refused(presumed)
 

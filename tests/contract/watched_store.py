@@ -147,18 +147,18 @@ class WatchedStore(Forwarding):
                         await self._append(appends)
 
     async def _append(self, appends: Sequence[ShardAppend]) -> set[int]:
+        unread = {record.stream for append in appends for record in append.records if record.version == 1} - self.read
         async with self.world.at_store():
             try:
                 fenced = await self.inner.append(appends)
             except StoreRejected:
-                self.world.happened["presumed new, and there"] += 1
+                self.world.happened["presumed new, and there"] += bool(unread)
                 self.world.model.refused(appends)
                 raise
             except AssertionError as error:
                 raise self._report(error) from error
             self._tell(lambda model: model.appended(self.host, appends, fenced))
-            begun = {record.stream for append in appends for record in append.records if record.version == 1}
-            self.world.happened["presumed new, and new"] += bool(begun - self.read)
+            self.world.happened["presumed new, and new"] += bool(unread)
         return fenced
 
     async def _histories(self, fingerprints: Mapping[str, str | None], limit: int | None) -> Histories:
