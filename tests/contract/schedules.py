@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 _ASKED_SEED = os.environ.get("PROTOCOL_SEED", "20261123")
 SEED = random.SystemRandom().randrange(2**32) if _ASKED_SEED == "random" else int(_ASKED_SEED)
 EXAMPLES = int(os.environ.get("PROTOCOL_EXAMPLES", "0"))
-SEARCH_S = 6.0
+SEARCH_S = 8.0
 BATCH_SIZE = 10
 """Schedules from one seed."""
 SCHEDULES_MAX = 1_000

@@ -153,7 +153,7 @@ async def test_a_host_killed_at_random_moments_under_load_loses_and_doubles_noth
     moments = random.Random(20261123)
     async with Runtime.open(f"sqlite:///{path}", hosts=1, shards=8) as runtime:
         async with Load(runtime, 20) as load:
-            for _ in range(15):
+            for _ in range(20):
                 acknowledged = len(load.receipts)
                 await until(lambda before=acknowledged: len(load.receipts) > before + 50)  # type: ignore[misc]
                 await asyncio.sleep(moments.uniform(0, 0.2))
