@@ -11,6 +11,7 @@ import time
 import unicodedata
 import uuid
 import zlib
+from functools import lru_cache
 
 from store.errors import InvalidValue
 from store.values import shown
@@ -19,6 +20,8 @@ ID_SIZE_MAX_BYTES = 200
 _VERSION_7 = 0x7 << 76 | 0b10 << 62
 """The bits of version and variant."""
 _LOW_62_BITS = (1 << 62) - 1
+_VARIANT_DIGITS = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+"""The variant's digit, by a random one."""
 RANDOM_POOL_BYTES = 4096
 
 
@@ -30,12 +33,15 @@ class _RandomPool(threading.local):
 
 
 _pool = _RandomPool()
+_ends: list[str] = []
+"""Ends of ids that nobody has drawn yet. Threads share them: taking one is a single step of the interpreter's."""
 
 
 def _forget_pool() -> None:
     """A forked child must not draw what its parent draws."""
     global _pool
     _pool = _RandomPool()
+    _ends.clear()
 
 
 os.register_at_fork(after_in_child=_forget_pool)
@@ -88,8 +94,35 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(bytes=uuid7_bytes(time.time_ns() // 1_000_000, random_bytes(10)))
 
 
+def uuid7_text() -> str:
+    """Draw an id as `uuid7` does, as text. Random ends are formatted many at a time, since every command needs one."""
+    try:
+        end = _ends.pop()
+    except IndexError:
+        made = _new_ends()
+        end = made.pop()
+        _ends.extend(made)
+    return _time_digits(time.time_ns() // 1_000_000) + end
+
+
 def uuid7_bytes(time_ms: int, random: bytes) -> bytes:
     """Lay out a version 7 UUID from a Unix time in milliseconds and ten random bytes."""
     drawn = int.from_bytes(random)
     value = time_ms << 80 | _VERSION_7 | (drawn >> 64 & 0xFFF) << 64 | drawn & _LOW_62_BITS
     return value.to_bytes(16)
+
+
+@lru_cache(maxsize=1)
+def _time_digits(time_ms: int) -> str:
+    """Return what version 7 UUIDs of a millisecond begin with. Commands come in bursts, many in one."""
+    digits = f"{time_ms:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def _new_ends() -> list[str]:
+    """Return what stands behind the time in version 7 UUIDs: version, variant and random digits."""
+    digits = os.urandom(RANDOM_POOL_BYTES).hex()
+    return [
+        f"-7{digits[at : at + 3]}-{_VARIANT_DIGITS[digits[at + 3]]}{digits[at + 4 : at + 7]}-{digits[at + 7 : at + 19]}"
+        for at in range(0, len(digits) - 18, 19)
+    ]

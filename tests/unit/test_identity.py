@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import InvalidValue
-from store.identity import checked_id, checked_stream, random_bytes, shard_of, uuid7, uuid7_bytes
+from store.identity import checked_id, checked_stream, random_bytes, shard_of, uuid7, uuid7_bytes, uuid7_text
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,34 @@ def test_drawn_ids_differ() -> None:
     assert len({uuid7() for _ in range(1000)}) == 1000
 
 
+def test_an_id_drawn_as_text_is_one_of_now() -> None:
+    before_ms = time.time_ns() // 1_000_000
+    texts = [uuid7_text() for _ in range(2_000)]
+    after_ms = time.time_ns() // 1_000_000
+    drawn = [uuid.UUID(text) for text in texts]
+    assert [str(each) for each in drawn] == texts
+    assert {(each.version, each.variant) for each in drawn} == {(7, uuid.RFC_4122)}
+    times_ms = [each.int >> 80 for each in drawn]
+    assert times_ms == sorted(times_ms)
+    assert before_ms <= times_ms[0] <= times_ms[-1] <= after_ms
+
+
+def test_all_the_other_bits_of_an_id_drawn_as_text_are_random() -> None:
+    seen_set = seen_unset = 0
+    for _ in range(2_000):
+        value = uuid.UUID(uuid7_text()).int
+        seen_set, seen_unset = seen_set | value, seen_unset | ~value
+    random_bits = 0xFFF << 64 | 0x3FFF << 48 | (1 << 48) - 1
+    assert seen_set & seen_unset & random_bits == random_bits
+
+
+def test_ids_drawn_as_text_never_repeat_in_threads() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(lambda _: [uuid7_text() for _ in range(2_000)], range(8)))
+    ends = [text[14:] for part in parts for text in part]
+    assert len(set(ends)) == len(ends)
+
+
 def test_random_bytes_never_repeat_in_threads() -> None:
     with ThreadPoolExecutor(4) as threads:
         parts = list(threads.map(lambda _: [random_bytes(10) for _ in range(2_000)], range(8)))
@@ -85,14 +114,15 @@ def test_random_bytes_never_repeat_in_threads() -> None:
 def test_a_forked_child_draws_other_bytes_than_its_parent() -> None:
     script = """
 import os
-from store.identity import random_bytes
-random_bytes(10)
+from store.identity import random_bytes, uuid7_text
+random_bytes(10), uuid7_text()
 ours, theirs = os.pipe()
 if not os.fork():
-    os.write(theirs, random_bytes(10))
+    os.write(theirs, random_bytes(10) + uuid7_text()[14:].encode())
     os._exit(0)
 os.wait()
-print(os.read(ours, 10) != random_bytes(10))
+said = os.read(ours, 100)
+print(len(said) == 32 and said[:10] != random_bytes(10) and said[10:] != uuid7_text()[14:].encode())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
