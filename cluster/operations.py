@@ -7,6 +7,7 @@ Not here: how a runtime begins and ends.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -117,8 +118,20 @@ class Operations:
         """
         for projection in consistency:
             self._check_projection(projection)
-        future = await self._send(command, command_id, expected_version, occurred_at, timeout_s, metadata)
-        receipt = await future
+        client, patience_s = self._ports.client, self._command_patience_s(timeout_s)
+        if not client.has_room:
+            patience_s -= await self._wait_for_room(patience_s)
+        binding, data = self._registry.encode_command(command)  # not before: those who wait should hold little
+        receipt = await client.submit(
+            binding.partition_key(command),
+            command.command_type,
+            data,
+            command_id,
+            expected_version=expected_version,
+            occurred_at=None if occurred_at is None else packed_moment(occurred_at),
+            timeout_s=patience_s,
+            metadata=packed_metadata(metadata),
+        )
         for projection in consistency:
             await self._wait_for(projection, receipt.shard, receipt.position, self._patience_s(timeout_s))
         return receipt
@@ -140,15 +153,24 @@ class Operations:
             raise InvalidValue(
                 "command_ids", f"{len(command_ids)} ids", f"give one for each of {len(commands)} commands"
             )
+        try:
+            packed = packed_metadata(metadata)
+        except EventrayError as error:
+            return [error for _ in commands]
+        ids = itertools.repeat(None, len(commands)) if command_ids is None else command_ids
+        client, encode = self._ports.client, self._registry.encode_command
+        patience_s = self._command_patience_s(timeout_s)
         outcomes: list[asyncio.Future[Receipt] | EventrayError] = []
         try:
-            for index, command in enumerate(commands):
-                command_id = command_ids[index] if command_ids is not None else None
+            for command, command_id in zip(commands, ids, strict=True):
                 try:
-                    outcomes.append(await self._send(command, command_id, None, None, timeout_s, metadata))
+                    waited_s = 0.0 if client.has_room else await self._wait_for_room(patience_s)
+                    binding, data = encode(command)
+                    key, name, left_s = binding.partition_key(command), command.command_type, patience_s - waited_s
+                    outcomes.append(client.submit(key, name, data, command_id, timeout_s=left_s, metadata=packed))
                 except EventrayError as error:
                     outcomes.append(error)
-            return [await _settled(outcome) for outcome in outcomes]
+            return await _settled(outcomes)
         finally:
             for outcome in outcomes:
                 if isinstance(outcome, asyncio.Future):
@@ -256,30 +278,8 @@ class Operations:
 
     # --- the way of a command ---
 
-    async def _send(
-        self,
-        command: Command,
-        command_id: str | None,
-        expected_version: int | None,
-        occurred_at: datetime | None,
-        timeout_s: float | None,
-        metadata: Mapping[str, Any] | None,
-    ) -> asyncio.Future[Receipt]:
-        client = self._ports.client
-        patience_s = self._ports.settings.command_timeout_s if timeout_s is None else timeout_s
-        if not client.has_room:
-            patience_s -= await self._wait_for_room(patience_s)
-        binding, data = self._registry.encode_command(command)  # not before: those who wait should hold little
-        return client.submit(
-            binding.partition_key(command),
-            command.command_type,
-            data,
-            command_id,
-            expected_version=expected_version,
-            occurred_at=None if occurred_at is None else packed_moment(occurred_at),
-            timeout_s=patience_s,
-            metadata=packed_metadata(metadata),
-        )
+    def _command_patience_s(self, timeout_s: float | None) -> float:
+        return self._ports.settings.command_timeout_s if timeout_s is None else timeout_s
 
     async def _wait_for_room(self, patience_s: float) -> float:
         """Wait until the client may take another command; return how long that took."""
@@ -359,10 +359,11 @@ class ActorAddress(Generic[SomeAggregate]):
         return await self._operations.load(self.aggregate_class, self.aggregate_id, version, as_of)
 
 
-async def _settled(outcome: asyncio.Future[Receipt] | EventrayError) -> Receipt | EventrayError:
-    if isinstance(outcome, EventrayError):
-        return outcome
-    try:
-        return await outcome
-    except EventrayError as error:
-        return error
+async def _settled(outcomes: Iterable[asyncio.Future[Receipt] | EventrayError]) -> list[Receipt | EventrayError]:
+    settled: list[Receipt | EventrayError] = []
+    for outcome in outcomes:
+        try:
+            settled.append(outcome if isinstance(outcome, EventrayError) else await outcome)
+        except EventrayError as error:
+            settled.append(error)
+    return settled
