@@ -41,6 +41,7 @@ class CommandClient:
         self._limits = limits or ClientLimits()
         self._loop = asyncio.get_running_loop()
         self._sender = Sender(transport, routes, shards, self._limits, self._departed)
+        self._lanes = self._sender.lanes
         self._entrants: deque[asyncio.Future[None]] = deque()
         """Who waits for room, first come first."""
         self._promised = 0
@@ -53,12 +54,12 @@ class CommandClient:
     @property
     def in_flight(self) -> int:
         """Commands that are queued or on their way."""
-        return self._sender.held
+        return self._lanes.held
 
     @property
     def held_bytes(self) -> int:
         """What these commands take on the wire, about."""
-        return self._sender.held_bytes
+        return self._lanes.held_bytes
 
     @property
     def has_room(self) -> bool:
@@ -110,7 +111,7 @@ class CommandClient:
             metadata,
             timeout_s,
             self._loop.time() + timeout_s,
-            MESSAGE_FRAME_BYTES + _size("command", command_type) + _size("data", data) + _size("metadata", metadata),
+            _size_bytes(command_type, data, metadata),
             self._loop.create_future(),
         )
         self._place_given = False
@@ -145,15 +146,15 @@ class CommandClient:
         self._closed = True
         self._departed()
         try:
-            if self._sender.held:
+            if self._lanes.held:
                 self._emptied = self._emptied or self._loop.create_future()
                 await asyncio.wait([self._emptied], timeout=wait_s)
         finally:
             self._sender.close()
 
     def _is_full(self) -> bool:
-        commands, size_bytes = self._sender.held + self._promised, self._sender.held_bytes
-        return commands >= self._limits.in_flight_max or size_bytes >= self._limits.in_flight_bytes_max
+        lanes, limits = self._lanes, self._limits
+        return lanes.held + self._promised >= limits.in_flight_max or lanes.held_bytes >= limits.in_flight_bytes_max
 
     def _place_over(self) -> None:
         """A place was used, or won't be."""
@@ -167,16 +168,21 @@ class CommandClient:
             if not entrant.done():
                 self._promised += 1
                 entrant.set_result(None)
-        if self._emptied is not None and not self._sender.held and not self._emptied.done():
+        if self._emptied is not None and not self._lanes.held and not self._emptied.done():
             self._emptied.set_result(None)
 
 
-def _size(field: str, text: str) -> int:
-    """Return the size of a text in bytes; InvalidCommand if it can't be sent."""
-    try:
-        return len(text) if text.isascii() else len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidCommand(field, ascii(text[:60]), "leave out lone surrogates") from None
+def _size_bytes(command_type: str, data: str, metadata: str) -> int:
+    """Return what a command takes on the wire, about; InvalidCommand if a text of it can't be sent."""
+    if command_type.isascii() and data.isascii() and metadata.isascii():
+        return MESSAGE_FRAME_BYTES + len(command_type) + len(data) + len(metadata)
+    size_bytes = MESSAGE_FRAME_BYTES
+    for field, text in (("command", command_type), ("data", data), ("metadata", metadata)):
+        try:
+            size_bytes += len(text.encode())
+        except UnicodeEncodeError:
+            raise InvalidCommand(field, ascii(text[:60]), "leave out lone surrogates") from None
+    return size_bytes
 
 
 def _checked_id(command_id: str) -> str:

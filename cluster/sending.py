@@ -55,14 +55,15 @@ class Sender:
     def __init__(
         self, transport: Transport, routes: Routes, shards: int, limits: ClientLimits, on_departed: Callable[[], None]
     ) -> None:
-        """Goes by the clock of the running event loop. `on_departed` is called when `held` may have become less."""
+        """Goes by the clock of the running event loop. `on_departed` is called when it may hold less than before."""
         self._transport = transport
         self._limits = limits
         self._on_departed = on_departed
         self._loop = asyncio.get_running_loop()
         self._session = uuid7().hex
         self._number = 0
-        self._lanes = Lanes(shards, limits)
+        self.lanes = Lanes(shards, limits)
+        """What it holds. Whoever made it asks here how much that is."""
         self._table = RouteTable(routes, limits, self._on_routes)
         self._calls: dict[str, list[OutgoingCall]] = {}
         """The calls under way, by host."""
@@ -78,19 +79,9 @@ class Sender:
         self._look_over_s = math.inf
         """When all that is held is looked over next: no deadline among them is earlier."""
 
-    @property
-    def held(self) -> int:
-        """Commands that are queued or on their way."""
-        return self._lanes.held
-
-    @property
-    def held_bytes(self) -> int:
-        """What these commands take on the wire, about."""
-        return self._lanes.held_bytes
-
     def carry(self, submission: Submission) -> None:
         """Take charge of a command: its future will be done by its deadline."""
-        if self._lanes.add(submission) and not self._dispatching and self._may_send_one_more(submission.shard):
+        if self.lanes.add(submission) and not self._dispatching and self._may_send_one_more(submission.shard):
             self._dispatch_soon()
         if submission.deadline_s < self._look_over_s:
             self._look_over_s = submission.deadline_s
@@ -135,15 +126,15 @@ class Sender:
         ready, homeless = self._ready()
         self._unsent.clear()
         for host, routes in ready.items():
-            commands = self._lanes.waiting_in(routes)
+            commands = self.lanes.waiting_in(routes)
             while commands and self._takes(host, commands, now_s):
                 call = OutgoingCall(host, now_s)
                 for route in routes:
-                    if not call.full and route.shard in self._lanes.ready:
-                        self._lanes.fill(call, route, now_s)
+                    if not call.full and route.shard in self.lanes.ready:
+                        self.lanes.fill(call, route, now_s)
                 if call.submissions:
                     self._send(call, now_s)
-                commands = self._lanes.waiting_in(routes)
+                commands = self.lanes.waiting_in(routes)
             self._unsent[host] = commands
         if homeless or self._refused:
             self._table.read_again()
@@ -155,7 +146,7 @@ class Sender:
         """Return the routes of the lanes that may be sent from, by host, and whether one has none."""
         ready: dict[str, list[Route]] = {}
         homeless = False
-        for shard in self._lanes.ready:
+        for shard in self.lanes.ready:
             route = self._table.get(shard)
             if route is None or route.host is None:
                 homeless = True
@@ -221,14 +212,14 @@ class Sender:
                 continue
             final.append((submission, answer))
         for shard in call.routes.keys() - returning.keys():
-            self._lanes.free(shard)
+            self.lanes.free(shard)
         if returning:
             self._put_back(returning, hints_s)
         ready, _ = self._ready()
-        waiting = self._lanes.waiting_in(ready.get(call.host, ()))
+        waiting = self.lanes.waiting_in(ready.get(call.host, ()))
         if len(final) < self._limits.large_call or waiting >= len(final):
             self._dispatch()  # the host works on the next call while this process works on these answers
-        self._lanes.departed([submission for submission, _ in final])
+        self.lanes.departed([submission for submission, _ in final])
         for submission, answer in final:
             _hand_out(submission, answer)
 
@@ -245,10 +236,10 @@ class Sender:
     def _put_back(self, returning: dict[int, list[Submission]], hints_s: dict[int, float]) -> None:
         """Put commands back to the front of their lanes, and let these rest."""
         now_s = self._loop.time()
-        pause_s = self._limits.pause_s(1 + max(map(self._lanes.failures, returning), default=0))
+        pause_s = self._limits.pause_s(1 + max(map(self.lanes.failures, returning), default=0))
         for shard, submissions in returning.items():
             rests_until_s = now_s + max(pause_s, hints_s.get(shard, 0.0))
-            self._lanes.put_back(shard, submissions, rests_until_s)
+            self.lanes.put_back(shard, submissions, rests_until_s)
             self._arm(rests_until_s)
 
     # --- calls without an answer ---
@@ -258,9 +249,9 @@ class Sender:
         take back from the calls that have been out for long what has moved."""
         now_s = self._loop.time()
         for shard, route in list(self._refused.items()):
-            if self._table.get(shard) not in (None, route) or self._lanes.is_empty(shard):
+            if self._table.get(shard) not in (None, route) or self.lanes.is_empty(shard):
                 del self._refused[shard]
-                self._lanes.end_rest(shard)
+                self.lanes.end_rest(shard)
         for call in self._under_way():
             if now_s - call.started_s >= self._limits.watch_after_s:
                 self._take_back_moved(call)
@@ -275,15 +266,15 @@ class Sender:
         submissions = by_shard(call.awaited())
         for shard in moved:
             del call.routes[shard]
-            self._lanes.put_back(shard, submissions[shard], None)
+            self.lanes.put_back(shard, submissions[shard], None)
         if not call.routes:
             self._give_up(call)
 
     def _give_up(self, call: OutgoingCall) -> None:
         """Await nothing more of this call; the next one may go to its host."""
-        self._lanes.departed(call.awaited())
+        self.lanes.departed(call.awaited())
         for shard in call.routes:
-            self._lanes.free(shard)
+            self.lanes.free(shard)
         self._back(call)
         if call.task is not None:
             call.task.cancel()
@@ -320,10 +311,10 @@ class Sender:
         now_s = self._loop.time()
         if self._look_over_s <= now_s:
             self._look_over(now_s)
-        rested_s = self._lanes.wake(now_s)
+        rested_s = self.lanes.wake(now_s)
         self._arm(min(self._look_over_s, math.inf if rested_s is None else rested_s, self._watch(now_s)))
         self._arm(self._held_up_s(now_s))
-        if self._lanes.ready:
+        if self.lanes.ready:
             self._dispatch_soon()
 
     def _look_over(self, now_s: float) -> None:
@@ -335,15 +326,15 @@ class Sender:
             elif submission.deadline_s < next_s and not submission.future.done():
                 next_s = submission.deadline_s
         self._forget_done()
-        self._look_over_s = max(next_s, now_s + self._limits.deadline_grain_s) if self._lanes.held else math.inf
+        self._look_over_s = max(next_s, now_s + self._limits.deadline_grain_s) if self.lanes.held else math.inf
 
     def _all(self) -> list[Submission]:
         """All commands that are held, in no order."""
-        return [*self._lanes.waiting(), *(s for call in self._under_way() for s in call.awaited())]
+        return [*self.lanes.waiting(), *(s for call in self._under_way() for s in call.awaited())]
 
     def _forget_done(self) -> None:
         """Drop what nobody waits for any more, and the calls that hold nothing else."""
-        self._lanes.drop_done()
+        self.lanes.drop_done()
         for call in self._under_way():
             if all(submission.future.done() for submission in call.awaited()):
                 self._give_up(call)
