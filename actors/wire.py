@@ -7,8 +7,9 @@ means (`registry.py`), who may retry it (`cluster/sending.py`), and how an error
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -57,6 +58,11 @@ class Receipt(NamedTuple):
     """The command's events had been stored by an earlier sending."""
 
 
+_new_receipt: Callable[[list[Any]], Receipt] = partial(tuple.__new__, Receipt)
+"""Of a list that has the right length."""
+_RECEIPT_SIZE = len(Receipt._fields)
+
+
 class Call(NamedTuple):
     """What goes to a host at once, in the order in which it is to be decided."""
 
@@ -98,7 +104,10 @@ def unpack_answers(packed: bytes) -> list[Receipt | EventrayError]:
     """Return the answers of these bytes, in the order of the call's commands. Raises InvalidValue if they are none."""
     try:
         rows = msgpack.unpackb(packed)
-        return [Receipt._make(row) if type(row) is list else from_wire(row["error"]) for row in rows]
+        return [
+            _new_receipt(row) if type(row) is list and len(row) == _RECEIPT_SIZE else from_wire(row["error"])
+            for row in rows
+        ]
     except Exception as error:
         raise _unreadable("answers", error) from error
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 from actors.errors import CommandTimeout, Overloaded
 from actors.wire import CommandMessage, Receipt
 from cluster.limits import ClientLimits
 from store.records import Route
+
+_new_message: Callable[[tuple[Any, ...]], CommandMessage] = partial(tuple.__new__, CommandMessage)
 
 
 class Submission:
@@ -79,16 +83,18 @@ class Submission:
         """What is sent of it now. Later ones say that it is not the first."""
         first_send, self.first_send = self.first_send, False
         self.sendings += 1
-        return CommandMessage(
-            self.shard,
-            self.command_type,
-            self.command_id,
-            first_send,
-            self.data,
-            self.expected_version,
-            self.occurred_at,
-            int((self.deadline_s - now_s) * 1000) + 1,
-            self.metadata,
+        return _new_message(
+            (
+                self.shard,
+                self.command_type,
+                self.command_id,
+                first_send,
+                self.data,
+                self.expected_version,
+                self.occurred_at,
+                int((self.deadline_s - now_s) * 1000) + 1,
+                self.metadata,
+            )
         )
 
     def time_out(self, waited_s: float | None = None) -> None:
