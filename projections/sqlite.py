@@ -20,7 +20,7 @@ from sqlalchemy.pool import StaticPool
 
 from projections.database import Database, Work, read_model_error
 from projections.errors import ReadModelRejected, ReadModelUnavailable
-from store.sqlite_file import CACHE_KIB, UNFIT_VALUE, store_error, use_write_ahead_log
+from store.sqlite_file import CACHE_KIB, TEMPORARY_AT_HAND, UNFIT_VALUE, store_error, use_write_ahead_log
 
 T = TypeVar("T")
 BUSY_TIMEOUT_S = 5.0
@@ -106,6 +106,9 @@ def _connect(path: Path | None, mode: str) -> sqlite3.Connection:
     )
     if mode == "rwc":
         use_write_ahead_log(connection)
+        connection.execute(TEMPORARY_AT_HAND)
+        # Where SQLite is built to overwrite what is deleted, a dropped table would be at hand whole.
+        connection.execute("PRAGMA secure_delete=OFF")
     # A power failure may take back the last commits, but never half of one: a checkpoint is in its read model's own
     # transaction, so both go back together and the log is applied again from there. Don't keep here what is nowhere
     # else.

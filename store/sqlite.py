@@ -27,7 +27,7 @@ from store.errors import OutcomeUnknown, StoreUnavailable
 from store.records import EventRecord, Histories, ShardAppend, Snapshot, SnapshotPlace, Writer, versions_restored
 from store.schema import StoreIdentity
 from store.sql import SqlStore, Work
-from store.sqlite_file import UNFIT_VALUE, SqliteFile, primary_code, store_error
+from store.sqlite_file import TEMPORARY_AT_HAND, UNFIT_VALUE, SqliteFile, primary_code, store_error
 from store.sqlite_reading import Reader, Readers
 from store.sqlite_rows import FIND_COMMANDS, READ_SHARD, READ_STREAM, READ_STREAMS, text_of
 
@@ -223,9 +223,11 @@ class SqliteStore(SqlStore):
     def _writing_connection(self) -> sqlite3.Connection:
         if self._write_connection is None:
             try:
-                self._write_connection = self._file.connect()
+                connection = self._file.connect()
+                connection.execute(TEMPORARY_AT_HAND)
             except sqlite3.Error as error:
                 raise store_error(error) from error
+            self._write_connection = connection
         return self._write_connection
 
     async def _writing(self, work: Callable[[], T]) -> T:

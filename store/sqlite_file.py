@@ -27,6 +27,9 @@ CHECKPOINT_PAGES = 4000
 CACHE_KIB = 16 * 1024
 """Pages that a connection keeps at hand. By default it is 2 MiB: a commit over all shards changes as much, and would
 read its pages anew each time; and a stream's events lie scattered over the log."""
+TEMPORARY_AT_HAND = "PRAGMA temp_store=MEMORY"
+"""For a connection that writes some hundred rows a statement: those given, and the pages that it may have to take back,
+go to temporary files by default, which takes a quarter to a third of a transaction's time (docs/performance.md)."""
 REFUSED_ROW = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
