@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy import Connection, Dialect
+from sqlalchemy.exc import DBAPIError
 
 from projections.errors import ReadModelRejected, ReadModelUnavailable
 from store.errors import EventrayError, StoreRejected
@@ -34,7 +35,9 @@ class Database(ABC):
 
     @abstractmethod
     async def read(self, work: Work[T], for_long: bool = False) -> T:
-        """Run `work` in one snapshot. Raises ReadModelUnavailable, and ReadModelRejected for a value it can't take.
+        """Run `work`, which may change nothing, in one snapshot.
+
+        Raises ReadModelUnavailable, and ReadModelRejected for a value it can't take.
 
         A server that needs too long for all of it is taken for lost, unless it is `for_long`.
         """
@@ -50,6 +53,14 @@ class Database(ABC):
     async def write_alone(self, work: Work[T]) -> T:
         """As `write`, and nobody else runs any `work` in this way meanwhile: for making tables."""
         return await self.write(work)
+
+    @abstractmethod
+    def refusal(self, error: DBAPIError) -> str | None:
+        """Return why a query was refused, if it would be again however often it is asked; None: that may pass.
+
+        Only for queries that somebody else has written: of Eventray's own, what can't pass says that a table was
+        dropped or the database is another one, and who follows the log waits until somebody has put that right.
+        """
 
     @abstractmethod
     async def close(self) -> None:

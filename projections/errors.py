@@ -43,7 +43,7 @@ class DeliveryFailed(EventrayError):
 
 
 class ReadModelRejected(EventrayError):
-    """The read model's database refused the changes, and none of them was made: {0}"""
+    """The read model's database refused what it was asked to do, and nothing was changed: {0}"""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -19,11 +19,13 @@ from projections.database import Database, Work, read_model_error
 from projections.errors import ReadModelRejected
 from store.errors import StoreUnavailable
 from store.postgres_database import CREATING, READ_ONLY, Guard, PostgresDatabase, bounded, in_transaction
-from store.postgres_errors import DRIVER_ERRORS, store_error
+from store.postgres_errors import DRIVER_ERRORS, driver_error, sqlstate, store_error
 from store.postgres_sessions import INDEXES_ONLY, Sessions
 
 T = TypeVar("T")
 SESSIONS_MAX = 4
+WRONG_QUERY = ("0A", "21", "25006", "42", "54")
+"""SQLSTATEs of what the server can't do, rows where one was to be, writing, what it can't make out, and its limits."""
 SETTINGS = {
     # A power failure may take back the last commits, but never half of one: a checkpoint is in its read model's own
     # transaction, so both go back together and the log is applied again from there.
@@ -55,6 +57,11 @@ class PostgresReadDatabase(Database):
             return work(connection)
 
         return await self.write(alone)
+
+    def refusal(self, error: DBAPIError) -> str | None:
+        stale_plan = isinstance(driver_error(error), asyncpg.InvalidCachedStatementError)
+        wrong = sqlstate(error).startswith(WRONG_QUERY) and not stale_plan
+        return str(store_error(error).args[0]) if wrong else None
 
     async def close(self) -> None:
         await self._sessions.close()

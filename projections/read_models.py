@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Dialect, Select, Table, bindparam, select, update
+from sqlalchemy.exc import ArgumentError, CompileError, DBAPIError, InvalidRequestError
 
 from projections import builds, outbox_sql
 from projections.changes import Changes, Key, Rows
@@ -222,13 +223,24 @@ class ReadModels:
     async def select(self, projection: type[Projection], statement: Select[Any]) -> list[dict[str, Any]]:
         """Return the rows of a query over the projection's tables, in one snapshot.
 
-        Raises ReadModelMissing, ReadModelVersion, ReadModelRejected, ReadModelUnavailable.
+        Raises ReadModelMissing, ReadModelVersion, ReadModelUnavailable; ReadModelRejected for a query that is refused
+        and would be again, which while an older version is live is not known.
         """
         self._check_there(projection)
 
         def work(connection: Connection) -> list[dict[str, Any]]:
-            self._live(connection, projection)
-            return [dict(row) for row in connection.execute(statement).mappings()]
+            live = self._live(connection, projection)
+            try:
+                return [dict(row) for row in connection.execute(statement).mappings()]
+            except DBAPIError as error:
+                refusal = self._database.refusal(error)
+                if refusal is None:
+                    raise
+                if live.version < projection.version:
+                    raise ReadModelUnavailable(f"{refusal}; version {live.version} of it is still read") from error
+                raise ReadModelRejected(refusal) from error
+            except (InvalidRequestError, ArgumentError, CompileError) as error:
+                raise ReadModelRejected(str(error)) from error
 
         return await self._database.read(work)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.pool import StaticPool
 
@@ -24,6 +24,8 @@ from store.sqlite_file import CACHE_KIB, TEMPORARY_AT_HAND, UNFIT_VALUE, store_e
 
 T = TypeVar("T")
 BUSY_TIMEOUT_S = 5.0
+WRONG_QUERY = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_ERROR_MISSING_COLLSEQ, sqlite3.SQLITE_READONLY}
+"""Extended codes: of SQLITE_READONLY the others are about the file."""
 
 
 class SqliteReadDatabase(Database):
@@ -44,10 +46,15 @@ class SqliteReadDatabase(Database):
         return self._path is None or self._path.exists()
 
     async def read(self, work: Work[T], for_long: bool = False) -> T:
-        return await self._reading.run(work)
+        return await self._reading.run(work if self._path else partial(_changing_nothing, work))
 
     async def write(self, work: Work[T]) -> T:
         return await self._writing.run(work)
+
+    def refusal(self, error: DBAPIError) -> str | None:
+        cause = _driver_error(error)
+        wrong = getattr(cause, "sqlite_errorcode", None) in WRONG_QUERY
+        return str(store_error(cause).args[0]) if wrong else None
 
     async def close(self) -> None:
         for thread in (self._writing, self._reading):
@@ -86,6 +93,14 @@ class _Thread:
             raise read_model_error(store_error(error)) from error
 
 
+def _changing_nothing(work: Work[T], connection: Connection) -> T:
+    connection.exec_driver_sql("PRAGMA query_only=ON")
+    try:
+        return work(connection)
+    finally:
+        connection.exec_driver_sql("PRAGMA query_only=OFF")
+
+
 def _driver_error(error: DBAPIError) -> Exception:
     return error.orig if isinstance(error.orig, Exception) else error
 
@@ -109,6 +124,8 @@ def _connect(path: Path | None, mode: str) -> sqlite3.Connection:
         connection.execute(TEMPORARY_AT_HAND)
         # Where SQLite is built to overwrite what is deleted, a dropped table would be at hand whole.
         connection.execute("PRAGMA secure_delete=OFF")
+    else:
+        connection.execute("PRAGMA query_only=ON")
     # A power failure may take back the last commits, but never half of one: a checkpoint is in its read model's own
     # transaction, so both go back together and the log is applied again from there. Don't keep here what is nowhere
     # else.

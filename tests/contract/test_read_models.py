@@ -33,13 +33,17 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     Uuid,
+    column,
+    delete,
+    select,
+    table,
     text,
 )
 
 from projections.changes import Changes
 from projections.columns import Moment, Money
 from projections.customers import CustomerProjection, customers
-from projections.errors import ReadModelMissing, ReadModelRejected
+from projections.errors import ReadModelMissing, ReadModelRejected, ReadModelUnavailable
 from projections.projection import Projection
 from projections.read_models import ReadModels
 from projections.tables import Build
@@ -128,6 +132,10 @@ class Pairs(Projection):
 
 class NewerPairs(Pairs, version=2, name="NewerPairs"):
     """Side by side with its elder."""
+
+
+class PairsToCome(Pairs, version=2, name="Pairs"):
+    """Takes the place of its elder."""
 
 
 @pytest.fixture
@@ -255,6 +263,60 @@ class TestValues:
             await apply(changes)
         assert await apply.row("good") is None
         assert (await read_models.query(Everything, "x", 0)).position == 0
+
+
+class TestQueriesOfUsers:
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            select(column("id")).select_from(table("nope")),
+            select(column("nope")).select_from(everything),
+            text("SELEC 1"),
+            text("SELECT nope(1)"),
+            text("DELETE FROM everything_v1"),
+            text("DELETE FROM everything_v1 RETURNING id"),
+            text("DROP TABLE everything_v1"),
+            delete(everything),
+            text("SELECT :lacking"),
+            "SELECT 1",
+        ],
+        ids=str,
+    )
+    async def test_one_that_is_wrong_is_refused_for_good_and_changes_nothing(
+        self, read_models: ReadModels, statement: Any
+    ) -> None:
+        apply = await applying(read_models, Everything)
+        changes = Changes()
+        changes.insert(everything, id="x")
+        await apply(changes)
+        with pytest.raises(ReadModelRejected):
+            await read_models.select(Everything, statement)
+        assert await read_models.select(Everything, select(everything.c.id)) == [{"id": "x"}]
+        assert await sql(read_models, "SELECT id FROM everything_v1") == [("x",)]
+
+    async def test_what_only_the_version_to_come_has_may_be_asked_for_again(self, read_models: ReadModels) -> None:
+        await applying(read_models, Pairs)
+        await read_models.prepare(PairsToCome, [0])
+        to_come = select(column("to_come")).select_from(pairs)
+        with pytest.raises(ReadModelUnavailable, match="version 1 of it is still read"):
+            await read_models.select(PairsToCome, to_come)
+        with pytest.raises(ReadModelRejected):
+            await read_models.select(Pairs, to_come)
+
+    async def test_what_eventray_itself_asks_for_and_lacks_is_unavailable_till_it_is_there(
+        self, read_models: ReadModels
+    ) -> None:
+        """Who follows the log tries again, and doesn't call it the event's fault."""
+        apply = await applying(read_models, Everything)
+        await sql(read_models, "DROP VIEW everything")
+        await sql(read_models, "ALTER TABLE everything_v1 RENAME TO elsewhere")
+        changes = Changes()
+        changes.insert(everything, id="x")
+        for asking in (apply(changes), apply.row("x")):
+            with pytest.raises(ReadModelUnavailable):
+                await asking
+        await sql(read_models, "ALTER TABLE elsewhere RENAME TO everything_v1")
+        assert await apply.row("x") is None
 
 
 class TestMaking:
