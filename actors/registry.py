@@ -214,9 +214,9 @@ class AggregateRegistry:
 
         Raises InvalidCommand. What pydantic checks was checked when the command was built.
         """
-        binding = self.bindings.get(command.command_type)
+        binding = self.bindings.get(getattr(command, "command_type", ""))
         if binding is None or binding.command_class is not type(command):
-            raise self._unknown(command.command_type)
+            raise self._no_command(command)
         binding.check(command)
         return binding
 
@@ -241,6 +241,17 @@ class AggregateRegistry:
 
     def _unknown(self, command_type: str) -> InvalidCommand:
         return InvalidCommand("command", shown(command_type), suggestion(command_type, self.bindings))
+
+    def _no_command(self, given: object) -> InvalidCommand:
+        if not isinstance(given, Command):
+            remedy = "give an instance of one of the application's classes"
+            if isinstance(given, type) and issubclass(given, Command):
+                remedy = f"give an instance, as in {given.__name__}(...)"
+            return InvalidCommand("command", shown(given), remedy)
+        if given.command_type in self.bindings:
+            remedy = f"{type(given)} is another class than the application's of this name: give that one's"
+            return InvalidCommand("command", shown(given.command_type), remedy)
+        return self._unknown(given.command_type)
 
     def _add(self, aggregate_class: type[Aggregate]) -> None:
         category = aggregate_class.category

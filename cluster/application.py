@@ -24,6 +24,7 @@ from projections.handler import Handler
 from projections.process_manager import ProcessManager
 from projections.projection import Projection
 from store.errors import EventrayError, InvalidValue
+from store.values import shown
 
 
 class NoSuchApplication(EventrayError):
@@ -147,9 +148,14 @@ def default_application() -> Application:
 
 
 def application_of(app: Application | str | None) -> Application:
-    """Return the application itself, the one that `module:attribute` names, or the default. Raises as these do."""
+    """Return the application itself, the one that `module:attribute` names, or the default.
+
+    Raises InvalidValue, and as these do.
+    """
     if isinstance(app, Application):
         return app
+    if not isinstance(app, str | None):
+        raise InvalidValue("app", shown(app), "give an Application, or its name, module:attribute")
     return default_application() if app is None else load_application(app)
 
 

@@ -21,7 +21,7 @@ from cluster.transport import Transport
 from projections.read_models import ReadModels
 from store.importing import check_imported
 from store.logs import configure_logs
-from store.opening import open_store
+from store.opening import SHARDS_MAX, check_shards, open_store
 from store.ports import EventStore
 from store.urls import parsed_url
 
@@ -100,17 +100,29 @@ async def open_base(
     projection_hosts: int | None,
     ending: AsyncExitStack,
 ) -> Base:
-    """Open the stores that a runtime stands on, to be closed by `ending`. Raises what `Runtime.open` says of them."""
+    """Open the stores that a runtime stands on, to be closed by `ending`. Raises what `Runtime.open` says of them.
+
+    What can't be meant on any store is refused before one is made.
+    """
     settings = settings or read_settings()
     configure_logs(settings.log_format)
     application = application_of(app)
     registry = AggregateRegistry(application.aggregates, settings.payload_size_max_bytes)
     read_models = ReadModels(url)
     ending.push_async_callback(read_models.close)
+    check_shards(shards)
+    _check_numbers(hosts, projection_hosts, settings, url, shards or SHARDS_MAX)
     store = await open_store(url, shards)
     ending.push_async_callback(store.close)
     await check_imported(store)
-    if hosts is not None:
-        check_hosts(hosts, store.shards)
-    settings = settings.with_projection_hosts(projection_hosts, parsed_url(url).scheme, store.shards)
+    settings = _check_numbers(hosts, projection_hosts, settings, url, store.shards)
     return Base(application, registry, settings, store, read_models)
+
+
+def _check_numbers(
+    hosts: int | None, projection_hosts: int | None, settings: Settings, url: str, shards: int
+) -> Settings:
+    """Return the settings with the number of projection hosts. Raises InvalidValue for one that can't be had."""
+    if hosts is not None:
+        check_hosts(hosts, shards)
+    return settings.with_projection_hosts(projection_hosts, parsed_url(url).scheme, shards)

@@ -35,8 +35,10 @@ from projections.projection import Projection
 from projections.read_models import ReadModels
 from store.errors import EventrayError, InvalidValue
 from store.events import Event
+from store.identity import checked_id
 from store.ports import EventReader
 from store.records import EventRecord
+from store.values import shown
 
 FOLLOWER_PAUSE_S = 0.1
 
@@ -111,13 +113,13 @@ class Operations:
         `consistency`, projections, it returns once their read models show the events too; of process managers, once the
         commands that follow from the events are decided.
 
-        Raises DomainError (the aggregate refused), InvalidCommand, ConcurrencyError, CommandIdReused, StoreRejected,
-        DecideFailed: nothing was stored. Raises Overloaded where there was no room within `timeout_s`, here or on a
-        host: nothing was decided. Raises CommandTimeout past `timeout_s`: the outcome is unknown, and a retry under the
-        same id is safe. Raises ConsistencyTimeout: the command did succeed.
+        Raises InvalidValue for a wrong `consistency`. Raises DomainError (the aggregate refused), InvalidCommand,
+        ConcurrencyError, CommandIdReused, StoreRejected, DecideFailed: nothing was stored. Raises Overloaded where
+        there was no room within `timeout_s`, here or on a host: nothing was decided. Raises CommandTimeout past
+        `timeout_s`: the outcome is unknown, and a retry under the same id is safe. Raises ConsistencyTimeout: the
+        command did succeed.
         """
-        for projection in consistency:
-            self._check_projection(projection)
+        self._check_consistency(consistency)
         client, patience_s = self._ports.client, self._command_patience_s(timeout_s)
         if not client.has_room:
             patience_s -= await self._wait_for_room(patience_s)
@@ -146,8 +148,10 @@ class Operations:
     ) -> list[Receipt | EventrayError]:
         """Submit commands, all under way together; return a receipt or an error each, in their order.
 
-        Those of one partition key are decided in their order. See `submit` for the rest.
+        Those of one partition key are decided in their order. See `submit` for the rest. Raises InvalidValue where
+        `commands` or `command_ids` as a whole can't be meant.
         """
+        _check_many(commands, command_ids)
         commands = list(commands)
         if command_ids is not None and len(command_ids) != len(commands):
             raise InvalidValue(
@@ -296,8 +300,16 @@ class Operations:
 
     def _check_free(self, name: str | None) -> None:
         """Progress is kept by name: two under one would each leave out what the other took."""
-        if name in {handler.name for handler in self.application.handlers}:
+        if name is not None and checked_id("name", name) in {handler.name for handler in self.application.handlers}:
             raise InvalidValue("name", repr(name), "a handler of the application has it: give another")
+
+    def _check_consistency(self, consistency: object) -> None:
+        """It is gone through twice, so that an iterator is none."""
+        if isinstance(consistency, str) or not isinstance(consistency, Collection):
+            remedy = "give a list of projections, also of one, as in [CustomerProjection]"
+            raise InvalidValue("consistency", shown(consistency), remedy)
+        for projection in consistency:
+            self._check_projection(projection)
 
     def _check_projection(self, projection: type[Projection]) -> None:
         if projection not in self._ports.application.read_models:
@@ -357,6 +369,14 @@ class ActorAddress(Generic[SomeAggregate]):
     async def load(self, version: int | None = None, as_of: datetime | None = None) -> SomeAggregate:
         """Return a copy of it as it is or was; see `Operations.load`."""
         return await self._operations.load(self.aggregate_class, self.aggregate_id, version, as_of)
+
+
+def _check_many(commands: object, command_ids: object) -> None:
+    """A command, and a text, could be gone through too: by fields, by letters."""
+    if isinstance(commands, Command | str) or not isinstance(commands, Iterable):
+        raise InvalidValue("commands", shown(commands), "give commands in brackets, as in [command]")
+    if isinstance(command_ids, str) or not isinstance(command_ids, Sequence | None):
+        raise InvalidValue("command_ids", shown(command_ids), "give a list with an id for each command")
 
 
 async def _settled(outcomes: Iterable[asyncio.Future[Receipt] | EventrayError]) -> list[Receipt | EventrayError]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from actors.health import HostHealth
 from cluster.settings import Settings
 from store.errors import InvalidValue
+from store.values import is_count, shown
 
 
 def place(shards: int, hosts: Sequence[str], owners: Mapping[int, str]) -> dict[int, str]:
@@ -39,8 +40,8 @@ def place(shards: int, hosts: Sequence[str], owners: Mapping[int, str]) -> dict[
 
 def check_hosts(hosts: int, shards: int) -> None:
     """Raise InvalidValue for a number of hosts that can't be had."""
-    if not 1 <= hosts <= shards:
-        raise InvalidValue("hosts", str(hosts), f"give 1 to {shards}: each needs a shard of its own")
+    if not is_count(hosts, shards):
+        raise InvalidValue("hosts", shown(hosts), f"give 1 to {shards}: each needs a shard of its own")
 
 
 def _quotas(shards: int, kept: Mapping[str, Iterable[int]]) -> dict[str, int]:

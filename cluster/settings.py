@@ -19,7 +19,7 @@ from projections.relay import RelayLimits
 from projections.sampling import SampleLimits
 from store.errors import InvalidValue
 from store.logs import LogFormat
-from store.values import PAYLOAD_SIZE_MAX_BYTES
+from store.values import PAYLOAD_SIZE_MAX_BYTES, is_count, shown
 
 Seconds = Annotated[float, Field(ge=0.01, le=3600)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -149,9 +149,10 @@ class Settings(BaseSettings):
 
         Raises InvalidValue for a number that can't be had.
         """
-        wanted = wanted or self.projection_hosts or (1 if scheme == "sqlite" else None)
-        if wanted is not None and not 1 <= wanted <= shards:
-            raise InvalidValue("projection_hosts", str(wanted), f"give 1 to {shards}: each needs a shard of its own")
+        if wanted is None:
+            wanted = self.projection_hosts or (1 if scheme == "sqlite" else None)
+        if wanted is not None and not is_count(wanted, shards):
+            raise InvalidValue("projection_hosts", shown(wanted), f"give 1 to {shards}: each needs a shard of its own")
         return self.model_copy(update={"projection_hosts": wanted})
 
     def host_limits(self) -> HostLimits:

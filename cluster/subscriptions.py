@@ -18,9 +18,10 @@ from projections.subscriber import Subscriber
 from store.codec import EventRegistry
 from store.errors import EventrayError, InvalidValue
 from store.events import Event
-from store.identity import uuid7
+from store.identity import checked_id, uuid7
 from store.ports import EventStore
 from store.records import EventRecord
+from store.values import shown
 
 log = structlog.get_logger(__name__)
 
@@ -104,9 +105,11 @@ class Subscriptions:
         on_end: Callable[[], None] = lambda: None,
     ) -> Subscription:
         """See `Operations.subscribe`. `on_end` is called once no event will come any more."""
+        if not callable(callback):
+            raise InvalidValue("handler", shown(callback), "give a function of an event")
         if start not in ("now", "beginning"):
             raise InvalidValue("start", repr(start), 'give "now" or "beginning"')
-        if name is not None and (not name.strip() or name in self._open):
+        if name is not None and (not checked_id("name", name).strip() or name in self._open):
             remedy = "unsubscribe it first" if name in self._open else "give a name, or None"
             raise InvalidValue("name", repr(name), remedy)
         kept = None if name is None else self._store

@@ -17,6 +17,7 @@ from store.schema import SCHEMA_VERSION, SHARDS_DEFAULT, StoreIdentity
 from store.sqlite import SqliteStore
 from store.sqlite_file import SqliteFile
 from store.urls import parsed_url, shown_url
+from store.values import is_count, shown
 
 if TYPE_CHECKING:
     from store.postgres_database import PostgresDatabase
@@ -33,8 +34,7 @@ async def open_store(url: str, shards: int | None = None, create: bool = True) -
     else; left as it is), OtherSchema (to be migrated, or made by a newer Eventray), ShardCountMismatch,
     StoreUnavailable (it can't be read or made).
     """
-    if shards is not None and not 1 <= shards <= SHARDS_MAX:
-        raise InvalidValue("shards", str(shards), f"give a number from 1 to {SHARDS_MAX}")
+    check_shards(shards)
     scheme, path = parsed_url(url)
     if scheme == "memory":
         return MemoryStore(path, shards, create)
@@ -43,6 +43,12 @@ async def open_store(url: str, shards: int | None = None, create: bool = True) -
     if shards not in (None, found.identity.shards):
         raise ShardCountMismatch(found.identity.shards, shards or 0)
     return found.open()
+
+
+def check_shards(shards: int | None) -> None:
+    """Raise InvalidValue for a number of shards that no store can have."""
+    if shards is not None and not is_count(shards, SHARDS_MAX):
+        raise InvalidValue("shards", shown(shards), f"give a number from 1 to {SHARDS_MAX}")
 
 
 class Located(NamedTuple):

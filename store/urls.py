@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import URL
 
 from store.errors import InvalidValue
+from store.values import shown
 
 REMEDY = "give sqlite:///FILE (four slashes: an absolute path), postgresql://USER@HOST/DATABASE or memory://NAME"
 PASSWORD = re.compile(r"(://[^:@/?]*):.*@", re.DOTALL)
@@ -28,8 +29,10 @@ class StoreUrl(NamedTuple):
     """memory: the name; sqlite: the file; postgresql: the database."""
 
 
-def parsed_url(url: str) -> StoreUrl:
+def parsed_url(url: object) -> StoreUrl:
     """Return what a store's URL names. Raises InvalidValue, without its password, if it can't be meant."""
+    if not isinstance(url, str):
+        raise InvalidValue("store", shown(url), REMEDY)
     scheme, _, rest = url.partition("://")
     if url.isprintable():
         if scheme == "postgresql" and (database := _database(url)):
@@ -38,9 +41,10 @@ def parsed_url(url: str) -> StoreUrl:
             return StoreUrl(scheme, rest)
         if scheme == "sqlite" and "?" not in url and rest.startswith("/") and rest not in ("/", "/:memory:"):
             return StoreUrl(scheme, rest[1:])
-    shown, _, options = shown_url(url).partition("?")
+    location, _, options = shown_url(url).partition("?")
     if options and scheme in ("memory", "sqlite"):
-        raise InvalidValue("store", ascii(shown), f"leave out ?{ascii(options)[1:-1]}, it takes no options: {REMEDY}")
+        remedy = f"leave out ?{ascii(options)[1:-1]}, it takes no options: {REMEDY}"
+        raise InvalidValue("store", ascii(location), remedy)
     raise InvalidValue("store", ascii(shown_url(url)), REMEDY)
 
 

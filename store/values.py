@@ -49,6 +49,11 @@ def holds_plain_values(field: FieldInfo) -> bool:
     return not field.metadata and all(kind in _PLAIN or _is_text_enum(kind) for kind in kinds)
 
 
+def is_count(value: object, greatest: int) -> bool:
+    """Whether a value says how many of something there are to be: a whole number from 1 to `greatest`."""
+    return type(value) is int and 1 <= value <= greatest
+
+
 def is_aware(moment: datetime) -> bool:
     """Whether a time says which zone it is meant in."""
     return moment.utcoffset() is not None

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     SmallInteger,
     String,
     Table,
@@ -297,7 +298,7 @@ class TestQueriesOfUsers:
     async def test_what_only_the_version_to_come_has_may_be_asked_for_again(self, read_models: ReadModels) -> None:
         await applying(read_models, Pairs)
         await read_models.prepare(PairsToCome, [0])
-        to_come = select(column("to_come")).select_from(pairs)
+        to_come: Select[Any] = select(column("to_come")).select_from(pairs)
         with pytest.raises(ReadModelUnavailable, match="version 1 of it is still read"):
             await read_models.select(PairsToCome, to_come)
         with pytest.raises(ReadModelRejected):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray import cloudpickle
@@ -97,6 +98,12 @@ class OfAnother(Handler):
 
 class WithoutAny(Handler):
     pass
+
+
+@pytest.mark.parametrize("app", [5, Application, Customer, ("shop.app", "application")], ids=repr)
+def test_what_is_neither_one_nor_a_name_is_refused(app: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"^app = .*: give an Application, or its name, module:attribute"):
+        application_of(app)
 
 
 @pytest.mark.parametrize(

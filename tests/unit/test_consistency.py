@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import Column, MetaData, Table, Text
@@ -52,3 +52,13 @@ async def test_it_returns_once_the_read_model_shows_it_and_a_timeout_is_no_refus
         again = await runtime.submit(ada, command_id="once", consistency=[Seen], timeout_s=10)
         assert again.duplicate
         assert await runtime.query(Seen, "c-1") == {"id": "c-1"}
+
+
+@pytest.mark.parametrize("wrong", [Seen, "Seen", None, 5, iter([Seen]), ["Seen"]], ids=lambda each: type(each).__name__)
+async def test_what_is_no_list_of_projections_is_refused_before_the_command_is_sent(wrong: Any) -> None:
+    """An iterator would be at its end before anybody has waited."""
+    ada = CreateCustomer(customer_id="c-1", name="Ada", email="ada@example.com")
+    async with InProcessRuntime.open(app=Application([Customer, Order], [Seen]), shards=1) as runtime:
+        with pytest.raises(InvalidValue, match=r"^(consistency|projection) = "):
+            await runtime.submit(ada, consistency=wrong)
+        assert (await runtime.load(Customer, "c-1")).version == 0

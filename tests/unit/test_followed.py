@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +159,17 @@ async def test_more_than_shards_is_refused() -> None:
     with pytest.raises(InvalidValue, match=r"projection_hosts.*give 1 to 4"):
         async with InProcessRuntime.open(shards=4, projection_hosts=5):
             pass
+
+
+@pytest.mark.parametrize("count", [0, -1, "2", 1.5, True])
+@pytest.mark.parametrize("field", ["hosts", "projection_hosts", "shards"])
+async def test_what_is_no_number_of_them_is_refused_before_a_store_is_made(
+    field: str, count: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidValue, match=rf"^{field} = {re.escape(repr(count))}: give .*1 to \d+"):
+        async with InProcessRuntime.open(f"sqlite:///{tmp_path}/s.db", **{field: count}):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_process_that_ends_while_it_is_told_is_forgotten() -> None:

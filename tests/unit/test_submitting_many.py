@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from actors.metadata import because_of
 from actors.wire import Receipt
 from cluster.settings import Settings
 from cluster.testing import InProcessRuntime
+from store.errors import InvalidValue
 from store.events import Event
 
 
@@ -40,6 +42,33 @@ async def test_each_command_has_its_outcome_in_their_order(runtime: InProcessRun
     assert [receipt.command_id for receipt in receipts] == ["k-0", "k-2", "k-0", "k-5"]
     assert [receipt.stream for receipt in receipts] == [f"customer-c-{number}" for number in (0, 1, 0, 3)]
     assert [receipt.duplicate for receipt in receipts] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("wrong", ["x", 5, None, CreateCustomer, Event, {"name": "Ada"}], ids=repr)
+async def test_what_is_no_command_is_refused_alone(runtime: InProcessRuntime, wrong: Any) -> None:
+    with pytest.raises(InvalidCommand, match=r"^command = .*: give "):
+        await runtime.submit(wrong)
+    with pytest.raises(InvalidCommand, match=r"^command = .*: give "):
+        await runtime.actor(Customer, "c-1").submit(wrong)
+    first, refused, second = await runtime.submit_many([create(0), wrong, create(1)])
+    assert isinstance(refused, InvalidCommand)
+    assert all(isinstance(receipt, Receipt) for receipt in (first, second))
+
+
+async def test_another_class_of_a_known_name_is_told_apart(runtime: InProcessRuntime) -> None:
+    stranger = type("CreateCustomer", (Command,), {})()
+    with pytest.raises(InvalidCommand, match="is another class than the application's of this name"):
+        await runtime.submit(stranger)
+
+
+@pytest.mark.parametrize("wrong", [create(0), "abc", 5, None], ids=repr)
+async def test_what_is_no_list_of_commands_or_ids_is_refused_as_a_whole(runtime: InProcessRuntime, wrong: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"^commands = .*brackets"):
+        await runtime.submit_many(wrong)
+    if wrong is not None:
+        with pytest.raises(InvalidValue, match=r"^command_ids = "):
+            await runtime.submit_many([create(number) for number in range(3)], command_ids=wrong)
+    assert (await runtime.load(Customer, "c-0")).version == 0
 
 
 async def test_commands_with_wrong_metadata_are_refused_one_and_all(runtime: InProcessRuntime) -> None:

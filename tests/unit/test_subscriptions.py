@@ -73,6 +73,34 @@ async def test_each_subscriber_gets_the_types_that_it_asks_for(runtime: InProces
     assert ids([event for event in by_base if event.customer_id == "c-1"]) == ["c-1", "o-1", "c-1"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"handler": 5}, "handler = 5"),
+        ({"handler": None}, "handler = None"),
+        ({"event_type": "x"}, "event_type = 'x'"),
+        ({"event_type": int}, "event_type = int"),
+        ({"name": "x\0"}, r"name = 'x\\x00'"),
+        ({"name": "\ud800"}, r"name = '\\ud800'"),
+        ({"name": 5}, "name = 5"),
+        ({"name": []}, r"name = \[\]"),
+        ({"name": ""}, "name = ''"),
+        ({"name": " "}, "name = ' '"),
+        ({"name": "x" * 201}, "name = 'xxx"),
+        ({"start": "end"}, "start = 'end'"),
+    ],
+    ids=str,
+)
+async def test_what_can_not_be_subscribed_is_refused(
+    runtime: InProcessRuntime, wrong: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidValue, match=f"^{field}"):
+        await runtime.subscribe(**{"event_type": None, "handler": print, **wrong})
+    if "handler" not in wrong:
+        with pytest.raises(InvalidValue, match=f"^{field}"):
+            await anext(runtime.stream(**wrong))
+
+
 async def test_one_begins_now_or_with_the_log(runtime: InProcessRuntime) -> None:
     await runtime.submit(create(1))
     now: list[Any] = []

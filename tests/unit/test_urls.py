@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from store import InvalidValue
-from store.urls import parsed_url, shown_url
+from store.urls import parsed_url, shared_url, shown_url
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,13 @@ def test_a_url_names_a_backend_and_a_place(url: str, scheme: str, path: str) -> 
 )
 def test_a_password_is_not_shown(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize("url", [5, None, b"sqlite:///shop.db", Path("shop.db")], ids=repr)
+def test_what_is_no_text_is_no_url(url: Any) -> None:
+    for meant in (parsed_url, shared_url):
+        with pytest.raises(InvalidValue, match=r"^store = .*: give sqlite:///FILE"):
+            meant(url)
 
 
 @pytest.mark.parametrize("url", ["memory://shop?mode=ro", "sqlite:///shop.db?mode=ro"])
