@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from projections.customers import CustomerProjection, PromotionNotice, WelcomeMa
 from projections.handler import Handler
 from projections.process_manager import ProcessManager
 from projections.projection import Projection
-from store.errors import EventrayError, InvalidValue
+from store.errors import EventrayError, InvalidValue, told
 from store.values import shown
 
 
@@ -162,7 +163,8 @@ def application_of(app: Application | str | None) -> Application:
 def load_application(name: str) -> Application:
     """Return the application that `module:attribute` names; the working directory is searched too.
 
-    The attribute may also be a function without parameters that returns one. Raises NoSuchApplication.
+    The attribute may also be a function without parameters that returns one. Raises NoSuchApplication, also
+    for whatever the module or the function raises.
     """
     module_name, separator, path = name.partition(":")
     if not (module_name and separator and path):
@@ -175,17 +177,29 @@ def load_application(name: str) -> Application:
     except ModuleNotFoundError as error:
         reason = f"there is no module {error.name}; searched from {here} and in the installed packages"
         raise NoSuchApplication(name, reason) from error
-    except ImportError as error:
-        raise NoSuchApplication(name, f"importing {module_name} failed: {error}") from error
-    for attribute in path.split("."):
-        if not hasattr(found, attribute):
-            raise NoSuchApplication(name, f"{module_name} has no attribute {path}")
-        found = getattr(found, attribute)
+    except (Exception, SystemExit) as error:  # whatever the module does
+        raise NoSuchApplication(name, f"importing {module_name} failed: {_said_by(error)}") from error
+    try:
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except AttributeError as error:
+        raise NoSuchApplication(name, f"{module_name} has no attribute {path}") from error
     if isinstance(found, types.FunctionType):
-        found = found()
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:  # whatever the function does
+            raise NoSuchApplication(name, f"calling {path}() failed: {_said_by(error)}") from error
     if not isinstance(found, Application):
         raise NoSuchApplication(name, f"{path} is a {type(found).__name__}, not an Application")
     return found
+
+
+def _said_by(error: BaseException) -> str:
+    """Return in one line what an error of a user's code says, and where in that code it was raised."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    file = frame.f_code.co_filename
+    place = "" if file == __file__ or file.startswith("<") else f" ({file}, line {line})"
+    return " ".join(told(error).split()) + place
 
 
 def _resolve_annotations(cls: type) -> None:

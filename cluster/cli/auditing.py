@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.application import application_of
 from cluster.cli.console import print_first, print_json, progress_bars
-from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
+from cluster.cli.options import EXIT_FAILED, App, Json, Store, run, with_application
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[PROJECTION]...", help="Which ones. Default: all of the application.")
@@ -26,7 +25,8 @@ def audit_projections(store: Store, projections: Names = None, app: App = None, 
     from cluster import auditing  # here, so that the other verbs needn't wait for Ray's import
 
     with progress_bars() as watcher:
-        result = run(auditing.audit_projections(store, application_of(app), projections or (), watcher))
+        names = projections or ()
+        result = run(with_application(app, lambda found: auditing.audit_projections(store, found, names, watcher)))
     if json:
         print_json(
             {

@@ -6,11 +6,12 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 stopped with Ctrl-C.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from cluster.application import Application, application_of
 from cluster.cli.console import complain
 from store.errors import EventrayError
 
@@ -56,6 +57,11 @@ Shards = Annotated[
 ]
 
 Result = TypeVar("Result")
+
+
+async def with_application(app: str | None, work: Callable[[Application], Awaitable[Result]]) -> Result:
+    """Do what needs an application with the one that --app names; loaded here, so that `run` tells what it raises."""
+    return await work(application_of(app))
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.application import application_of
 from cluster.cli.console import print_json, progress_bars
-from cluster.cli.options import App, Json, Store, run
+from cluster.cli.options import App, Json, Store, run, with_application
 
 Name = Annotated[str, typer.Argument(metavar="PROJECTION", help="The projection, by its name.")]
 
@@ -24,7 +23,7 @@ def rebuild(projection: Name, store: Store, app: App = None, json: Json = False)
     from cluster import rebuilding  # here, so that the other verbs needn't wait for Ray's import
 
     with progress_bars() as watcher:
-        rebuilt = run(rebuilding.rebuild(store, application_of(app), projection, watcher))
+        rebuilt = run(with_application(app, lambda found: rebuilding.rebuild(store, found, projection, watcher)))
     speed = rebuilt.events_per_s
     if json:
         summary = {"projection": projection, "version": rebuilt.version, "events": rebuilt.events}

@@ -6,16 +6,15 @@ Not here: how (`store/exporting.py`, `store/importing.py`, `store/backup.py`, `c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from cluster.application import Application, application_of
 from cluster.cli.console import ProgressWatcher, complain, print_first, print_json, progress_bars
 from cluster.cli.dead_letters import replay_handler
-from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
+from cluster.cli.options import EXIT_FAILED, App, Json, Store, run, with_application
 from store.archive import Progress
 from store.backup import back_up, server_command
 from store.errors import NotAStore
@@ -25,9 +24,6 @@ from store.opening import open_store
 from store.ports import EventStore
 from store.schema import SCHEMA_VERSION
 from store.urls import shared_url
-
-Result = TypeVar("Result")
-Work = Callable[[str, Application, ProgressWatcher], Awaitable[Result]]
 
 store = typer.Typer(help="Check, migrate, export, import or back up a store.", no_args_is_help=True)
 audit = typer.Typer(help="Check what is kept against what was promised.", no_args_is_help=True)
@@ -130,7 +126,7 @@ def audit_store(store: Store, app: App = None, json: Json = False) -> None:
     from cluster import replaying  # here, so that the other verbs needn't wait for Ray's import
 
     with progress_bars() as watcher:
-        result = run(_over_shards(replaying.audit_store, store, app, watcher))
+        result = run(with_application(app, lambda found: replaying.audit_store(store, found, watcher)))
     if json:
         findings = [finding._asdict() for finding in result.findings]
         summary = {"shards": result.shards, "events": result.events, "seconds": round(result.seconds, 3)}
@@ -156,7 +152,7 @@ def replay(store: Store, handler: Handler = None, from_: From = None, app: App =
     from cluster import replaying  # here, so that the other verbs needn't wait for Ray's import
 
     with progress_bars() as watcher:
-        result = run(_over_shards(replaying.replay_store, store, app, watcher))
+        result = run(with_application(app, lambda found: replaying.replay_store(store, found, watcher)))
     types = dict(result.types.most_common())
     if json:
         failures = [failure._asdict() for failure in result.failures]
@@ -179,10 +175,6 @@ def replay(store: Store, handler: Handler = None, from_: From = None, app: App =
         print(f"{result.events:>12,}  events of {result.aggregates:,} aggregates, {speed}")
     if result.failed:
         raise typer.Exit(EXIT_FAILED)
-
-
-async def _over_shards(work: Work[Result], url: str, app: str | None, watcher: ProgressWatcher) -> Result:
-    return await work(url, application_of(app), watcher)
 
 
 async def _export(url: str, file: Path, watcher: ProgressWatcher) -> int:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from ray import cloudpickle
+from typer.testing import CliRunner
 
 from actors.customers import Customer, CustomerCreated, Order
 from cluster.application import Application, NoSuchApplication, application_of, default_application, load_application
+from cluster.cli import main
 from projections import Handler
 from projections.customers import CustomerProjection
 from store import Event, InvalidValue
@@ -133,6 +135,58 @@ def test_it_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytes
     ):
         with pytest.raises(NoSuchApplication, match=words):
             load_application(name)
+
+
+BROKEN = {
+    "a_bad_line": ("x = = 1", "importing a_bad_line failed: SyntaxError: invalid syntax (a_bad_line.py, line 1)"),
+    "it_raises": ("\n1 / 0", "importing it_raises failed: ZeroDivisionError: division by zero (HERE/it_raises.py,"),
+    "it_exits": ("import sys; sys.exit(3)", "importing it_exits failed: SystemExit: 3 (HERE/it_exits.py, line 1)"),
+    "in_lines": ("raise ValueError('one\\n  two')", "failed: ValueError: one two (HERE/in_lines.py, line 1)"),
+    "an_import": ("from json import nothing", "importing an_import failed: ImportError: cannot import name 'nothing'"),
+    "none_at_all": ("from cluster import Application; application = Application([])", "InvalidValue: aggregates = ()"),
+    "factory_raises": (
+        "def application():\n    raise KeyError('url')",
+        "calling application() failed: KeyError: 'url' (HERE/factory_raises.py, line 2)",
+    ),
+    "factory_exits": ("def application():\n    raise SystemExit(0)", "calling application() failed: SystemExit: 0"),
+    "wants_more": (
+        "def application(url): ...",
+        "calling application() failed: TypeError: application() missing 1 required positional argument: 'url'",
+    ),
+}
+
+
+@pytest.mark.parametrize("module", BROKEN)
+def test_whatever_its_code_raises_is_one_line_that_says_where(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, words = BROKEN[module]
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(NoSuchApplication) as refused:
+        load_application(f"{module}:application")
+    assert words.replace("HERE", str(tmp_path)) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "verb", [["up"], ["rebuild", "Accounts"], ["audit", "store"], ["audit", "projections"], ["replay"]]
+)
+def test_a_verb_tells_of_it_in_one_line(verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    done = CliRunner().invoke(main, [*verb, "--store", f"sqlite:///{tmp_path}/s.db", "--app", "json:loads"])
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "The application json:loads can't be loaded: calling loads() failed: TypeError" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_it_is_imported_is_no_fault_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(KeyboardInterrupt):
+        load_application("interrupted:application")
 
 
 def test_one_that_is_defined_in_the_script_travels_by_value() -> None:
