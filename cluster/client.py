@@ -62,6 +62,11 @@ class CommandClient:
         return self._lanes.held_bytes
 
     @property
+    def closed(self) -> bool:
+        """Whether it takes no more."""
+        return self._closed
+
+    @property
     def has_room(self) -> bool:
         """Whether `submit` would take one more now; also once it is closed, to say so."""
         return self._closed or (self._promised < PROMISED_MAX and not self._is_full())

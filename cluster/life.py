@@ -15,6 +15,7 @@ from ray.util import list_named_actors
 from cluster import local_ray, ray_session
 from cluster.application import Application, application_of
 from cluster.metrics import announcing
+from cluster.opening import open_for
 from cluster.placement import check_hosts
 from cluster.ray_edge import COORDINATOR, is_runtime, namespace_of, temp_dir
 from cluster.runtime import Runtime, connected, end_runtime
@@ -142,12 +143,12 @@ async def _status_with_metrics(runtime: Runtime) -> RuntimeStatus:
 
 async def _check_store(url: str, hosts: int | None, shards: int | None) -> None:
     """See to the store before a Ray is begun for it."""
-    store = await open_store(shared_url(url), shards)
-    try:
+
+    def check(shards_there: int) -> None:
         if hosts is not None:
-            check_hosts(hosts, store.shards)
-    finally:
-        await store.close()
+            check_hosts(hosts, shards_there)
+
+    await (await open_for(shared_url(url), shards, check)).close()
 
 
 async def _end_runtime_in(namespace: str, settings: Settings, force: bool) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -19,10 +20,12 @@ from cluster.settings import Settings, read_settings
 from cluster.subscriptions import Subscriptions
 from cluster.transport import Transport
 from projections.read_models import ReadModels
+from store.errors import InvalidValue, NotAStore
 from store.importing import check_imported
 from store.logs import configure_logs
-from store.opening import SHARDS_MAX, check_shards, open_store
+from store.opening import open_store
 from store.ports import EventStore
+from store.schema import SHARDS_DEFAULT
 from store.urls import parsed_url
 
 
@@ -91,6 +94,24 @@ class Base(NamedTuple):
         return TracedClient(process_tracer(), *arguments)
 
 
+async def open_for(url: str, shards: int | None, check: Callable[[int], object]) -> EventStore:
+    """Open a store for a runtime; `check` raises InvalidValue where the runtime can't be had on so many shards.
+
+    No store is made then: its number of shards stays for good. Raises what `open_store` does, too.
+    """
+    try:
+        store = await open_store(url, shards, create=False)
+    except NotAStore:
+        check(shards or SHARDS_DEFAULT)
+        return await open_store(url, shards)
+    try:
+        check(store.shards)
+    except InvalidValue:
+        await store.close()
+        raise
+    return store
+
+
 async def open_base(
     url: str,
     hosts: int | None,
@@ -102,7 +123,7 @@ async def open_base(
 ) -> Base:
     """Open the stores that a runtime stands on, to be closed by `ending`. Raises what `Runtime.open` says of them.
 
-    What can't be meant on any store is refused before one is made.
+    What can't be meant is refused before a store is made.
     """
     settings = settings or read_settings()
     configure_logs(settings.log_format)
@@ -110,9 +131,7 @@ async def open_base(
     registry = AggregateRegistry(application.aggregates, settings.payload_size_max_bytes)
     read_models = ReadModels(url)
     ending.push_async_callback(read_models.close)
-    check_shards(shards)
-    _check_numbers(hosts, projection_hosts, settings, url, shards or SHARDS_MAX)
-    store = await open_store(url, shards)
+    store = await open_for(url, shards, partial(_check_numbers, hosts, projection_hosts, settings, url))
     ending.push_async_callback(store.close)
     await check_imported(store)
     settings = _check_numbers(hosts, projection_hosts, settings, url, store.shards)

@@ -23,7 +23,7 @@ from actors.registry import AggregateRegistry
 from actors.repository import load_aggregate
 from actors.wire import Receipt
 from cluster.application import Application
-from cluster.client import CommandClient
+from cluster.client import ClientClosed, CommandClient
 from cluster.settings import Settings
 from cluster.subscriptions import Subscription, Subscriptions
 from cluster.transport import HostGone
@@ -78,7 +78,10 @@ class Ports:
 
 
 class Operations:
-    """The methods that users call. They belong to the event loop that the runtime was opened on."""
+    """The methods that users call. They belong to the event loop that the runtime was opened on.
+
+    Once the runtime is closed they raise ClientClosed, and touch neither Ray nor the store.
+    """
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
@@ -189,6 +192,7 @@ class Operations:
         commands that follow from it are decided, too. Raises ConsistencyTimeout if that
         takes longer than `timeout_s`; InvalidValue for a receipt of another store.
         """
+        self._check_open()
         self._check_projection(projection)
         if after is None:
             return (await self._ports.read_models.query(projection, key)).row
@@ -206,6 +210,7 @@ class Operations:
 
         `after`, `timeout_s` and what is raised: see `query`; ReadModelRejected for a query that the database refuses.
         """
+        self._check_open()
         self._check_projection(projection)
         if after is not None:
             self._check_receipt(after)
@@ -218,6 +223,7 @@ class Operations:
         Of a process manager: once the commands that follow from all that are decided, too. What they have caused is in
         the log then. Raises ConsistencyTimeout.
         """
+        self._check_open()
         self._check_projection(projection)
         heads, patience_s = await self._ports.store.heads(), self._patience_s(timeout_s)
         waits = (self._wait_for(projection, shard, head, patience_s) for shard, head in heads.items() if head)
@@ -245,11 +251,12 @@ class Operations:
 
         Raises InvalidValue; RestoredBehind where the log was restored to before its progress; StoreUnavailable.
         """
+        self._check_open()
         self._check_free(name)
         return await self._ports.subscriptions.subscribe(event_type, handler, name, start)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription; see `Subscription.unsubscribe`."""
+        """End a subscription; see `Subscription.unsubscribe`. All have ended once the runtime is closed."""
         await subscription.unsubscribe()
 
     def stream(
@@ -259,6 +266,7 @@ class Operations:
 
         Ends with the runtime. Raises what `subscribe` does.
         """
+        self._check_open()
         self._check_free(name)
         return self._ports.subscriptions.stream(event_type, name, start)
 
@@ -273,12 +281,17 @@ class Operations:
 
         It is a copy: what is raised on it is stored nowhere.
         """
+        self._check_open()
         events = self._registry.events
         return await load_aggregate(self._ports.store, events, aggregate_class, aggregate_id, version, as_of)
 
     def actor(self, aggregate_class: type[SomeAggregate], aggregate_id: str) -> ActorAddress[SomeAggregate]:
         """Return the address of one aggregate. Nothing is sent; it need not exist yet."""
         return ActorAddress(self, aggregate_class, aggregate_id)
+
+    def _check_open(self) -> None:
+        if self._ports.client.closed:
+            raise ClientClosed
 
     # --- the way of a command ---
 
@@ -337,14 +350,17 @@ class Operations:
     async def _wait_for(self, projection: type[Projection], shard: int, position: int, timeout_s: float) -> None:
         """Wait until a read model shows the shard's events up to there, whoever follows the log for it meanwhile."""
         loop = asyncio.get_running_loop()
+        waited_for = (projection.name, shard, position, timeout_s)
         deadline_s = loop.time() + timeout_s
         while (left_s := deadline_s - loop.time()) > 0:
             try:
                 async with asyncio.timeout(left_s + 1):
                     return await self._ports.followers.wait_for(projection.name, shard, position, left_s)
             except (HostGone, TimeoutError):
+                if self._ports.client.closed:
+                    raise ConsistencyTimeout(*waited_for, 0, " The runtime was closed meanwhile.") from None
                 await asyncio.sleep(FOLLOWER_PAUSE_S)
-        raise ConsistencyTimeout(projection.name, shard, position, timeout_s, 0, " Nobody follows the log for it now.")
+        raise ConsistencyTimeout(*waited_for, 0, " Nobody follows the log for it now.")
 
 
 class ActorAddress(Generic[SomeAggregate]):

@@ -64,8 +64,8 @@ async def ask(coordinator: Any, patience_s: float, method: str, *arguments: Any)
     """Call a coordinator's method; where it dies meanwhile, call the one that Ray makes in its place.
 
     One that was made anew can't begin before the store is there, so StoreUnavailable that may pass is waited for too.
-    Raises the EventrayErrors that the method raises, and NoCoordinator where it has ended for good, or is not there
-    again within `patience_s`.
+    Raises at once what the method itself raises, and NoCoordinator where it has ended for good, or is not there again
+    within `patience_s`.
     """
     loop = asyncio.get_running_loop()
     lost_s: float | None = None
@@ -76,6 +76,8 @@ async def ask(coordinator: Any, patience_s: float, method: str, *arguments: Any)
             own = own_error(error)
             if own is not None and not (isinstance(own, StoreUnavailable) and own.passing):
                 raise own from error
+            if own is None and isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
+                raise
             lost_s = loop.time() if lost_s is None else lost_s
             final = isinstance(error, ActorDiedError) and not error.preempted
             if final or loop.time() - lost_s > patience_s:

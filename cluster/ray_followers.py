@@ -35,8 +35,11 @@ class RayFollowers:
         self._asked_s = 0.0
         self._listening: dict[str, asyncio.Task[list[bytes]]] = {}
         """A call to each projection host that is listened to."""
+        self._closed = False
 
     async def wait_for(self, projection: str, shard: int, position: int, timeout_s: float) -> None:
+        if self._closed:
+            raise HostGone("projections", "this runtime is closed")
         if shard not in self._by_shard:
             await self._look()
         if (host := self._by_shard.get(shard)) is None:
@@ -75,7 +78,8 @@ class RayFollowers:
         return [EventRecord._make(fields) for blob in blobs for fields in msgpack.unpackb(blob)]
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Listen no more, and ask nobody: Ray may be gone now."""
+        self._closed = True
         calls, self._listening = list(self._listening.values()), {}
         for call in calls:
             call.cancel()

@@ -21,6 +21,7 @@ from cluster.coordinator import Coordinator, RuntimePlan
 from cluster.holder import has_ended, this_holder
 from cluster.opening import Opening, open_base
 from cluster.operations import Operations, Ports
+from cluster.placement import check_hosts
 from cluster.ray_edge import COORDINATOR, RayTransport, ask, namespace_of, own_error, reason_of
 from cluster.ray_followers import RayFollowers
 from cluster.settings import Settings
@@ -109,6 +110,8 @@ class Runtime(Operations):
         Shards are moved a few at a time, and no caller sees an error. Raises InvalidValue, and NotSettled where it
         takes too long; the number is kept in the store, and the runtime goes on with it.
         """
+        self._check_open()
+        check_hosts(hosts, self._ports.store.shards)
         return await self._ask_coordinator("scale", hosts)
 
     async def rebalance(self) -> RuntimeStatus:
@@ -119,6 +122,7 @@ class Runtime(Operations):
         return await self._ask_coordinator("rebalance")
 
     async def _ask_coordinator(self, method: str, *arguments: Any) -> RuntimeStatus:
+        self._check_open()
         status: RuntimeStatus = await ask(self._coordinator, self._ports.settings.open_timeout_s, method, *arguments)
         return status
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import structlog
 
+from cluster.client import ClientClosed
 from cluster.transport import HostGone
 from projections.callbacks import Callback, CallbackSink, wanted_types
 from projections.progress import Lag, Start, SubscriberLimits
@@ -95,6 +96,7 @@ class Subscriptions:
         self._listener = f"listener-{uuid7()}"
         self._open: dict[str, Subscription] = {}
         self._sharing: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def subscribe(
         self,
@@ -105,6 +107,7 @@ class Subscriptions:
         on_end: Callable[[], None] = lambda: None,
     ) -> Subscription:
         """See `Operations.subscribe`. `on_end` is called once no event will come any more."""
+        self._check_open()
         if not callable(callback):
             raise InvalidValue("handler", shown(callback), "give a function of an event")
         if start not in ("now", "beginning"):
@@ -126,8 +129,10 @@ class Subscriptions:
             if self._sharing is None:
                 self._sharing = asyncio.create_task(self._share(), name="pushes to subscriptions")
             await subscription.start()
+            self._check_open()
         except BaseException:  # cancelled too: its name is free again, and its thread ends
             self._open.pop(name, None)
+            await subscription.unsubscribe()
             sink.close()
             raise
         return subscription
@@ -157,12 +162,17 @@ class Subscriptions:
             await subscription.unsubscribe()
 
     async def close(self) -> None:
-        """End them all."""
+        """End them all, and take no more."""
+        self._closed = True
         await asyncio.gather(*(subscription.unsubscribe() for subscription in list(self._open.values())))
         if self._sharing is not None:
             self._sharing.cancel()
             await asyncio.gather(self._sharing, return_exceptions=True)
             self._sharing = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed
 
     async def _share(self) -> None:
         """Hand what is pushed to all; what is missed meanwhile they read from the store."""

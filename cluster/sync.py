@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Select
 
@@ -18,6 +18,7 @@ from actors.aggregate import Aggregate
 from actors.commands import Command
 from actors.wire import Receipt
 from cluster.application import Application
+from cluster.client import ClientClosed
 from cluster.operations import ActorAddress
 from cluster.runtime import Runtime
 from cluster.status import RuntimeStatus
@@ -28,6 +29,7 @@ from projections.projection import Projection
 from store.errors import EventrayError
 from store.events import Event
 
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
 
@@ -77,36 +79,36 @@ class SyncRuntime:
 
     def submit(self, command: Command, **keywords: Any) -> Receipt:
         """Have a command decided; see `Operations.submit`."""
-        return _blocking(self._runtime.submit(command, **keywords), self._loop)
+        return self._done(self._runtime.submit, command, **keywords)
 
     def submit_many(self, commands: Iterable[Command], **keywords: Any) -> list[Receipt | EventrayError]:
         """Submit commands; return a receipt or an error each, in order; see `Operations.submit_many`."""
-        return _blocking(self._runtime.submit_many(commands, **keywords), self._loop)
+        return self._done(self._runtime.submit_many, commands, **keywords)
 
     def query(
         self, projection: type[Projection], key: Any, *, after: Receipt | None = None, timeout_s: float | None = None
     ) -> Mapping[str, Any] | None:
         """Return a row of a read model; see `Operations.query`."""
-        return _blocking(self._runtime.query(projection, key, after=after, timeout_s=timeout_s), self._loop)
+        return self._done(self._runtime.query, projection, key, after=after, timeout_s=timeout_s)
 
     def select(self, projection: type[Projection], statement: Select[Any], **keywords: Any) -> list[dict[str, Any]]:
         """Return the rows of a query over a projection's tables; see `Operations.select`."""
-        return _blocking(self._runtime.select(projection, statement, **keywords), self._loop)
+        return self._done(self._runtime.select, projection, statement, **keywords)
 
     def catch_up(self, projection: type[Projection], *, timeout_s: float | None = None) -> None:
         """Return once a read model shows all that the log holds now; see `Operations.catch_up`."""
-        _blocking(self._runtime.catch_up(projection, timeout_s=timeout_s), self._loop)
+        self._done(self._runtime.catch_up, projection, timeout_s=timeout_s)
 
     def subscribe(
         self, event_type: type[Event] | None, handler: Callback, *, name: str | None = None, start: Start = "now"
     ) -> Subscription:
         """Have a function called with events; see `Operations.subscribe`."""
-        work = self._runtime.subscribe(event_type, handler, name=name, start=start)
-        return _blocking(work, self._loop)
+        return self._done(self._runtime.subscribe, event_type, handler, name=name, start=start)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription; see `Subscription.unsubscribe`."""
-        _blocking(self._runtime.unsubscribe(subscription), self._loop)
+        """End a subscription; see `Operations.unsubscribe`."""
+        if not self._closed:
+            self._done(self._runtime.unsubscribe, subscription)
 
     def stream(
         self, event_type: type[Event] | None = None, *, name: str | None = None, start: Start = "now"
@@ -114,10 +116,11 @@ class SyncRuntime:
         """Yield events as they come; see `Operations.stream`."""
         events = self._runtime.stream(event_type, name=name, start=start)
         try:
-            while (event := _blocking(_next(events), self._loop)) is not None:
+            while not self._closed and (event := self._done(_next, events)) is not None:
                 yield event
         finally:
-            _blocking(events.aclose(), self._loop)
+            if not self._closed:
+                self._done(events.aclose)
 
     def load(
         self,
@@ -127,45 +130,53 @@ class SyncRuntime:
         as_of: datetime | None = None,
     ) -> SomeAggregate:
         """Return an aggregate as it is or was; see `Operations.load`."""
-        return _blocking(self._runtime.load(aggregate_class, aggregate_id, version, as_of), self._loop)
+        return self._done(self._runtime.load, aggregate_class, aggregate_id, version, as_of)
 
     def actor(self, aggregate_class: type[SomeAggregate], aggregate_id: str) -> SyncActorAddress[SomeAggregate]:
         """Return the address of one aggregate; see `Operations.actor`."""
-        return SyncActorAddress(self._runtime.actor(aggregate_class, aggregate_id), self._loop)
+        return SyncActorAddress(self._runtime.actor(aggregate_class, aggregate_id), self)
 
     def status(self) -> RuntimeStatus:
         """Say how the runtime is; see `Runtime.status`."""
-        return _blocking(self._runtime.status(), self._loop)
+        return self._done(self._runtime.status)
 
     def scale(self, hosts: int) -> RuntimeStatus:
         """Keep so many hosts from now on; see `Runtime.scale`."""
-        return _blocking(self._runtime.scale(hosts), self._loop)
+        return self._done(self._runtime.scale, hosts)
 
     def rebalance(self) -> RuntimeStatus:
         """Wait until hosts and shards are spread evenly; see `Runtime.rebalance`."""
-        return _blocking(self._runtime.rebalance(), self._loop)
+        return self._done(self._runtime.rebalance)
 
     @property
     def application(self) -> Application:
         """The application that this runtime serves."""
         return self._runtime.application
 
+    def _done(
+        self, work: Callable[Given, Coroutine[Any, Any, Result]], *given: Given.args, **more: Given.kwargs
+    ) -> Result:
+        """Do a coroutine function's work on the loop's thread, and wait for it."""
+        if self._closed:
+            raise ClientClosed
+        return _blocking(work(*given, **more), self._loop)
+
 
 class SyncActorAddress(Generic[SomeAggregate]):
     """One aggregate, wherever it lives."""
 
-    def __init__(self, address: ActorAddress[SomeAggregate], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, address: ActorAddress[SomeAggregate], runtime: SyncRuntime) -> None:
         self._address = address
-        self._loop = loop
+        self._runtime = runtime
         self.stream = address.stream
 
     def submit(self, command: Command, **keywords: Any) -> Receipt:
         """Submit a command to this aggregate; see `ActorAddress.submit`."""
-        return _blocking(self._address.submit(command, **keywords), self._loop)
+        return self._runtime._done(self._address.submit, command, **keywords)
 
     def load(self, version: int | None = None, as_of: datetime | None = None) -> SomeAggregate:
         """Return a copy of it as it is or was; see `Operations.load`."""
-        return _blocking(self._address.load(version, as_of), self._loop)
+        return self._runtime._done(self._address.load, version, as_of)
 
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:

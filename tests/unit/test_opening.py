@@ -12,9 +12,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cluster.cli import main
 from cluster.testing import InProcessRuntime
 from store import InvalidValue, NotAStore, OtherSchema, ShardCountMismatch, StoreUnavailable, open_store
 from store.errors import UnfinishedImport
@@ -240,6 +243,17 @@ async def test_a_memory_store_lasts_until_its_last_opener_closes_it() -> None:
     await third.close()
     with pytest.raises(NotAStore):
         await open_store("memory://shared", create=False)
+
+
+@pytest.mark.parametrize(("hosts", "shards"), [(3, 2), (65, None), (0, 2), ("x", 2)])
+async def test_no_store_is_made_for_hosts_that_it_can_not_have(hosts: Any, shards: int | None, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with pytest.raises(InvalidValue, match=f"hosts = .*{shards or 64}"):
+        await InProcessRuntime.open(url, hosts=hosts, shards=shards)
+    given = ["--hosts", str(hosts), *([] if shards is None else ["--shards", str(shards)])]
+    refused = await asyncio.to_thread(CliRunner().invoke, main, ["up", "--store", url, "--address", "local", *given])
+    assert refused.exit_code == (2 if hosts == "x" else 1), refused.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_no_runtime_opens_a_store_whose_import_was_interrupted(tmp_path: Path) -> None:

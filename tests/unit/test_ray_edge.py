@@ -16,7 +16,7 @@ from cluster import Settings, local_ray
 from cluster.ray_edge import NoCoordinator, RayTransport, ask
 from cluster.ray_probe import RayUnavailable
 from cluster.transport import HostGone
-from store.errors import EventrayError, StoreHeld, StoreUnavailable
+from store.errors import StoreHeld, StoreUnavailable
 from tests.virtual_time import run
 
 ACTOR_ID = bytes(16)
@@ -33,8 +33,11 @@ def unavailable() -> ActorUnavailableError:
     return ActorUnavailableError("the connection was reset", ACTOR_ID)
 
 
-def raised_in_the_method(cause: EventrayError | None = None) -> RayTaskError:
-    return RayTaskError("status", "", cause or StoreHeld("somebody else"))  # type: ignore[no-untyped-call]
+def raised_in_the_method(cause: Exception | None = None) -> RayTaskError:
+    """As it is raised where it was asked for: of the class of its cause too."""
+    raised = RayTaskError("status", "", cause or StoreHeld("somebody else"))  # type: ignore[no-untyped-call]
+    as_raised: RayTaskError = raised.as_instanceof_cause()  # type: ignore[no-untyped-call]
+    return as_raised
 
 
 class Actor:
@@ -88,6 +91,11 @@ def test_a_coordinator_that_was_preempted_or_is_away_comes_back() -> None:
     assert coordinator.calls == 4
 
 
+def test_one_that_could_not_reach_an_actor_itself_is_asked_again() -> None:
+    assert run(ask(coordinator := Actor(raised_in_the_method(unavailable())), 10, "status")) == "answer"
+    assert coordinator.calls == 2
+
+
 def test_one_that_died_for_good_is_told_at_once_and_one_that_stays_away_in_time() -> None:
     with pytest.raises(NoCoordinator):
         run(ask(coordinator := Actor(died()), 10, "status"))
@@ -106,8 +114,11 @@ def test_one_that_cannot_begin_again_before_the_store_is_there_is_waited_for() -
     assert 40 < coordinator.calls < 60
 
 
-@pytest.mark.parametrize("cause", [StoreHeld("somebody else"), StoreUnavailable("the disk is full", False)])
-def test_what_does_not_pass_is_told_at_once(cause: EventrayError) -> None:
+FINAL = [StoreHeld("somebody else"), StoreUnavailable("the disk is full", False), TypeError("it takes a number")]
+
+
+@pytest.mark.parametrize("cause", FINAL)
+def test_what_does_not_pass_is_told_at_once(cause: Exception) -> None:
     with pytest.raises(type(cause)):
         run(ask(coordinator := Actor(raised_in_the_method(cause)), 10, "status"))
     assert coordinator.calls == 1
