@@ -5,20 +5,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cluster.application import Application, load_application
-from cluster.settings import Settings
-
 if TYPE_CHECKING:
+    from cluster.application import Application, load_application
     from cluster.runtime import Runtime
+    from cluster.settings import Settings
     from cluster.sync import SyncRuntime
 
 __all__ = ["Application", "Runtime", "Settings", "SyncRuntime", "load_application"]
 
-_NEED_RAY = {"Runtime": "cluster.runtime", "SyncRuntime": "cluster.sync"}
+_MODULES = {
+    "Application": "cluster.application",
+    "Runtime": "cluster.runtime",
+    "Settings": "cluster.settings",
+    "SyncRuntime": "cluster.sync",
+    "load_application": "cluster.application",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs Ray when it is first asked for: reading a store must not cost Ray's import."""
-    if name not in _NEED_RAY:
+    """Import what is first asked for: reading a store must not cost Ray's import, and Ctrl-C not wait for any."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_NEED_RAY[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

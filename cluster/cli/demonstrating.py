@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cluster.cli import EXIT_INTERRUPTED
 from cluster.cli.console import complain, dashboard_line, print_json, progress_bars
-from cluster.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, Json, Store, run
+from cluster.cli.options import EXIT_FAILED, Json, Store, run
 from cluster.demo.purchases import read_purchases
 
 DEMO_STORE = "sqlite:///eventray-demo.db"

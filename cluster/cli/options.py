@@ -12,11 +12,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cluster.application import Application, application_of
+from cluster.cli import EXIT_INTERRUPTED, STOPPED
 from cluster.cli.console import complain
 from store.errors import EventrayError
 
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 Store = Annotated[
     str,
@@ -72,5 +72,5 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
         complain(f"eventray: {error}")
         raise typer.Exit(EXIT_FAILED) from error
     except KeyboardInterrupt as interrupt:
-        complain("eventray: stopped")
+        complain(STOPPED)
         raise typer.Exit(EXIT_INTERRUPTED) from interrupt

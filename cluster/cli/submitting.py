@@ -16,9 +16,10 @@ import typer
 
 from actors.wire import Receipt
 from cluster.application import Application, application_of
+from cluster.cli import EXIT_INTERRUPTED
 from cluster.cli.console import complain, print_json, progress_bars
 from cluster.cli.lines import BadLine, Line, read_lines
-from cluster.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, App, Json, Shards, Store, run
+from cluster.cli.options import EXIT_FAILED, App, Json, Shards, Store, run
 from cluster.driving import Outcome, drive
 from cluster.tally import Tally
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from typer.testing import CliRunner
 
-from cluster.cli import main
+from cluster.cli.verbs import verbs
 
 ROOT = Path(__file__).parents[2]
 EVENTRAY = [
     sys.executable,
     "-c",
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background jobs ignore it
-    "from cluster.cli import main; main(prog_name='eventray')",
+    "from cluster.cli import main; main()",
 ]
 
 
@@ -61,7 +61,7 @@ def eventray(directory: Path, *arguments: str, stdin: str = "", timeout_s: float
 def in_process(directory: Path, *arguments: str, **variables: str) -> Done:
     """Run a verb in this process, which spares a second of imports; if it needs Ray, it uses this process's."""
     with contextlib.chdir(directory):
-        done = CliRunner().invoke(main, arguments, env=variables)
+        done = CliRunner().invoke(verbs, arguments, env=variables)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return Done(done.exit_code, done.stdout, done.stderr)
 

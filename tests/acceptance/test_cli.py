@@ -209,6 +209,29 @@ def test_events_follow_goes_on_until_ctrl_c(shop: Path) -> None:
     assert in_process(shop, "events", *STORE).exit_code == 2
 
 
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+from cluster.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "sqlalchemy", "cluster.cli.submitting", "cluster.life", "ray"])
+def test_ctrl_c_while_modules_are_imported_is_told_as_at_any_other_time(shop: Path, module: str) -> None:
+    """A verb's own ones, `cluster.life`, are imported once it runs."""
+    words = [EVENTRAY[0], "-c", INTERRUPTED.format(module=module), "down", *STORE]
+    done = subprocess.run(words, cwd=shop, env=environment(), capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "eventray: stopped\n")
+
+
 def test_show_prints_the_state_now_at_a_version_and_at_a_time(shop: Path) -> None:
     def shown(*options: str) -> Any:
         return in_process(shop, "show", "customer-c-1", *STORE, "--json", *options)

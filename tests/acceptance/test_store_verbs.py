@@ -54,11 +54,11 @@ def test_a_store_is_exported_imported_with_other_shards_and_nothing_comes_twice(
 def test_an_import_that_was_killed_is_completed_by_the_next(shop: Path) -> None:
     assert in_process(shop, "store", "export", "log.jsonl", *STORE).exit_code == 0
     script = (
-        "import os, signal, sys; from store import importing; from cluster.cli import main;"
+        "import os, signal; from store import importing; from cluster.cli import main, store as verb;"
         "importing.COMMIT_RECORDS_MAX = 50;"
         "kill_itself = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done >= 300 else None;"
-        "sys.modules['cluster.cli.store']._bar = lambda *a: kill_itself;"
-        "main(prog_name='eventray')"
+        "verb._bar = lambda *a: kill_itself;"
+        "main()"
     )
     killed = subprocess.run(
         [EVENTRAY[0], "-c", script, "store", "import", "log.jsonl", *COPY], cwd=shop, env=environment(), check=False

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from actors.customers import Customer, CustomerCreated, Order
 from cluster.application import Application, NoSuchApplication, application_of, default_application, load_application
-from cluster.cli import main
+from cluster.cli.verbs import verbs
 from projections import Handler
 from projections.customers import CustomerProjection
 from store import Event, InvalidValue
@@ -175,7 +175,7 @@ def test_whatever_its_code_raises_is_one_line_that_says_where(
 )
 def test_a_verb_tells_of_it_in_one_line(verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    done = CliRunner().invoke(main, [*verb, "--store", f"sqlite:///{tmp_path}/s.db", "--app", "json:loads"])
+    done = CliRunner().invoke(verbs, [*verb, "--store", f"sqlite:///{tmp_path}/s.db", "--app", "json:loads"])
     assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert "The application json:loads can't be loaded: calling loads() failed: TypeError" in done.stderr
     assert list(tmp_path.iterdir()) == []

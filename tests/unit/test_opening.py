@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import main
+from cluster.cli.verbs import verbs
 from cluster.testing import InProcessRuntime
 from store import InvalidValue, NotAStore, OtherSchema, ShardCountMismatch, StoreUnavailable, open_store
 from store.errors import UnfinishedImport
@@ -251,7 +251,7 @@ async def test_no_store_is_made_for_hosts_that_it_can_not_have(hosts: Any, shard
     with pytest.raises(InvalidValue, match=f"hosts = .*{shards or 64}"):
         await InProcessRuntime.open(url, hosts=hosts, shards=shards)
     given = ["--hosts", str(hosts), *([] if shards is None else ["--shards", str(shards)])]
-    refused = await asyncio.to_thread(CliRunner().invoke, main, ["up", "--store", url, "--address", "local", *given])
+    refused = await asyncio.to_thread(CliRunner().invoke, verbs, ["up", "--store", url, "--address", "local", *given])
     assert refused.exit_code == (2 if hosts == "x" else 1), refused.stderr
     assert list(tmp_path.iterdir()) == []
 

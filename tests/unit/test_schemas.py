@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, create_model
 from typer.testing import CliRunner
 
 from cluster.application import default_application
-from cluster.cli import main
+from cluster.cli.verbs import verbs
 from store import Event, EventRegistry, InvalidValue, Upcaster
 from store.event_schemas import (
     BreakingChange,
@@ -227,7 +227,7 @@ def test_the_shipped_events_are_frozen_with_every_version() -> None:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["schema", *arguments])
+    result = CliRunner().invoke(verbs, ["schema", *arguments])
     return result.exit_code, result.output
 
 
