@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import ray
@@ -18,9 +19,10 @@ from cluster.metrics import announcing
 from cluster.opening import open_for
 from cluster.placement import check_hosts
 from cluster.ray_edge import COORDINATOR, is_runtime, namespace_of, temp_dir
-from cluster.runtime import Runtime, connected, end_runtime
+from cluster.runtime import Runtime, end_runtime
 from cluster.settings import Settings, read_settings
 from cluster.status import RuntimeStatus
+from cluster.undoing import begun
 from store.errors import EventrayError
 from store.opening import open_store
 from store.records import Writer
@@ -86,20 +88,17 @@ async def up(
     """
     settings, application = settings or read_settings(), application_of(app)
     await _check_store(url, hosts, shards)
-    found, keeper = await asyncio.to_thread(local_ray.find_or_begin, address, settings)
-    try:
+    async with AsyncExitStack() as failing:  # or stopped with Ctrl-C: Ray's processes are nobody's then
+        found, keeper = await begun(partial(local_ray.find_or_begin, address, settings), _end_ray, failing)
         async with Runtime.open(url, hosts, application, found, shards, settings, detached=True) as runtime:
             status = await _status_with_metrics(runtime)
             if not status.detached:
                 raise NotDetached(shown_url(url))
             if keeper is not None:
-                await asyncio.to_thread(local_ray.remember, keeper)
+                await asyncio.to_thread(local_ray.remember, found, keeper)
             dashboard = await asyncio.to_thread(ray_session.dashboard_url)
-            return Up(found, keeper is not None, runtime.joined, dashboard, status)
-    except BaseException:  # Ctrl-C too: Ray's processes are nobody's then
-        if keeper is not None:
-            await asyncio.to_thread(local_ray.stop, keeper)
-        raise
+        failing.pop_all()
+    return Up(found, keeper is not None, runtime.joined, dashboard, status)
 
 
 async def down(url: str, address: str | None, force: bool = False, settings: Settings | None = None) -> Down:
@@ -119,7 +118,7 @@ async def down(url: str, address: str | None, force: bool = False, settings: Set
     ran, keeper = False, None
     if known is not None:
         async with AsyncExitStack() as ending:
-            await connected(known, settings, ending)
+            await ray_session.connected(known, settings, ending)
             ran = await _end_runtime_in(namespace, settings, force)
             await asyncio.to_thread(announcing.sweep, temp_dir())
             keeper = await asyncio.to_thread(_keeper_of_nobody)
@@ -128,6 +127,12 @@ async def down(url: str, address: str | None, force: bool = False, settings: Set
     if not ran and holding.holder is not None and not holding.released:
         raise RunsElsewhere(shown_url(url), holding.holder)
     return Down(ran, keeper is not None)
+
+
+def _end_ray(found: tuple[str, Writer | None]) -> None:
+    """End the Ray that was found, if it was begun for it."""
+    if (keeper := found[1]) is not None:
+        local_ray.stop(keeper)
 
 
 async def _status_with_metrics(runtime: Runtime) -> RuntimeStatus:

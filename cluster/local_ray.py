@@ -17,20 +17,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import grpc
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication.authentication_token_setup import (
     enable_token_auth_by_default,
     ensure_token_if_auth_enabled,
 )
+from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import get_node_ip_address
 from ray._private.utils import read_ray_address
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.experimental.internal_kv import _internal_kv_get
 
-from cluster.ray_probe import RayUnavailable
+from cluster.ray_probe import ANSWER_MAX_S, RayUnavailable
 from cluster.ray_session import NEW, known_address, search_path_for_workers
 from cluster.settings import Settings
-from store.process import end, machine, started
+from store.process import end, machine, started, this_process
 from store.records import Writer
 
 TOKEN = Path.home() / ".ray" / "auth_token"
@@ -67,24 +71,47 @@ def find_or_begin(address: str | None, settings: Settings) -> tuple[str, Writer 
                 start_new_session=True,
             )
         begun = f"{_own_ip()}:{port}"
-        _wait_until_it_runs(begun, process, said)
-        return begun, Writer(machine(), process.pid, started(process.pid) or "")
+        keeper = Writer(machine(), process.pid, started(process.pid) or "")
+        try:
+            _wait_until_it_runs(begun, process, said)
+            remember(begun, keeper, this_process())
+        except BaseException:
+            stop(keeper)
+            raise
+        return begun, keeper
 
 
-def remember(keeper: Writer) -> None:
-    """Keep in the Ray that this process is connected to which process keeps it."""
-    _internal_kv_put(KEY, json.dumps(keeper).encode(), namespace=KEY_SPACE)
+def remember(address: str, keeper: Writer, beginner: Writer | None = None) -> None:
+    """Keep in the Ray at an address which process keeps it; `beginner`: who is still about to bring a runtime up on it.
+
+    So `down` ends it also where that one is killed before there is any. Blocks. Raises RayUnavailable.
+    """
+    messages: Any = gcs_service_pb2  # generated, without types
+    value = json.dumps([keeper, beginner]).encode()
+    request = messages.InternalKVPutRequest(key=KEY, value=value, overwrite=True, namespace=KEY_SPACE)
+    try:
+        with init_grpc_channel(address) as channel:
+            control_store = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+            control_store.InternalKVPut(request, timeout=ANSWER_MAX_S, wait_for_ready=True)
+    except grpc.RpcError as error:
+        raise RayUnavailable(address, f"which process keeps it can't be kept: {error.code().name}") from error
 
 
 def keeper_of_this_ray() -> Writer | None:
-    """Return the process that keeps the Ray that this process is connected to; None if it was begun otherwise."""
-    found = _internal_kv_get(KEY, namespace=KEY_SPACE)
-    return None if found is None else Writer(*json.loads(found))
+    """Return the process that keeps the Ray that this process is connected to.
+
+    None if it was begun otherwise, or whoever began it is still about to bring a runtime up.
+    """
+    found: bytes | None = _internal_kv_get(KEY, namespace=KEY_SPACE)
+    if found is None:
+        return None
+    keeper, beginner = json.loads(found)
+    return None if beginner is not None and _runs_here(Writer(*beginner)) else Writer(*keeper)
 
 
 def stop(keeper: Writer) -> None:
     """End the Ray that this process keeps, if it runs on this machine; return once it has ended. Blocks."""
-    if keeper.machine != machine() or started(keeper.pid) != keeper.started:
+    if not _runs_here(keeper):
         return
     os.kill(keeper.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + ENDED_WITHIN_S
@@ -93,6 +120,10 @@ def stop(keeper: Writer) -> None:
             end(keeper)  # what it kept notices, and ends by itself
             return
         time.sleep(PAUSE_S)
+
+
+def _runs_here(process: Writer) -> bool:
+    return process.machine == machine() and started(process.pid) == process.started
 
 
 def _arguments(port: int, client_port: int, agent_port: int, settings: Settings) -> list[str]:

@@ -13,7 +13,8 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -22,6 +23,7 @@ from ray.exceptions import RayError
 
 from cluster.ray_probe import RayUnavailable, check_cluster
 from cluster.settings import Settings
+from cluster.undoing import begun
 
 NEW = "local"
 
@@ -61,6 +63,16 @@ def disconnect() -> None:
         _users -= 1
         if not _users:
             ray.shutdown()
+
+
+async def connected(address: str | None, settings: Settings, ending: AsyncExitStack) -> None:
+    """Connect to Ray, and see to it that `ending` lets go of it; also if that is cancelled on the way."""
+
+    def let_go(due: bool) -> None:
+        if due:
+            disconnect()
+
+    await begun(partial(connect, address, settings), let_go, ending)
 
 
 def dashboard_url() -> str | None:

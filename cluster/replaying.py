@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from heapq import heappop, heappush
@@ -199,8 +200,8 @@ async def over_shards(
     finally:
         await store.close()
     heads = {shard: found.get(shard, 0) for shard in range(store.shards)}
-    due = await asyncio.to_thread(ray_session.connect, None, read_settings())
-    try:
+    async with AsyncExitStack() as ending:
+        await ray_session.connected(None, read_settings(), ending)
         done = watcher.phase(name, sum(heads.values()))
         began_s: float | None = None
         shared = ray.put(application)
@@ -224,9 +225,6 @@ async def over_shards(
                     each_waiting.cancel()
                     ray.cancel(reference, force=True)
             await asyncio.gather(*waiting, return_exceptions=True)
-    finally:
-        if due:
-            await asyncio.to_thread(ray_session.disconnect)
 
 
 def portions_of(heads: Mapping[int, int], cpus: float) -> list[list[int]]:

@@ -15,8 +15,8 @@ import structlog
 from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import ray_session
 from cluster.application import Application
+from cluster.client import ClientClosed
 from cluster.coordinator import Coordinator, RuntimePlan
 from cluster.holder import has_ended, this_holder
 from cluster.opening import Opening, open_base
@@ -24,6 +24,7 @@ from cluster.operations import Operations, Ports
 from cluster.placement import check_hosts
 from cluster.ray_edge import COORDINATOR, RayTransport, ask, namespace_of, own_error, reason_of
 from cluster.ray_followers import RayFollowers
+from cluster.ray_session import connected
 from cluster.settings import Settings
 from cluster.signature import check_same, signature_of
 from cluster.status import RuntimeStatus
@@ -66,6 +67,8 @@ class Runtime(Operations):
         """Whether it ran already when it was opened here."""
         self._coordinator = coordinator
         self._ending = ending
+        self._closing = asyncio.get_running_loop().create_future()
+        ending.callback(self._closing.set_result, None)
 
     @classmethod
     def open(
@@ -122,9 +125,20 @@ class Runtime(Operations):
         return await self._ask_coordinator("rebalance")
 
     async def _ask_coordinator(self, method: str, *arguments: Any) -> RuntimeStatus:
-        self._check_open()
-        status: RuntimeStatus = await ask(self._coordinator, self._ports.settings.open_timeout_s, method, *arguments)
-        return status
+        """Ask it; once the runtime closes, no answer is waited for: none comes where this process has left Ray."""
+        if self._closing.done():
+            raise ClientClosed
+        patience_s = self._ports.settings.open_timeout_s
+        asking: asyncio.Future[RuntimeStatus] = asyncio.ensure_future(
+            ask(self._coordinator, patience_s, method, *arguments)
+        )
+        try:
+            await asyncio.wait({asking, self._closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise ClientClosed
+            return asking.result()
+        finally:
+            asking.cancel()
 
     @classmethod
     async def _open(
@@ -153,19 +167,6 @@ class Runtime(Operations):
             ending.push_async_callback(followers.close)
             ports = base.ports(transport, followers, ending)
             return cls(ports, coordinator, ending.pop_all(), joined)
-
-
-async def connected(address: str | None, settings: Settings, ending: AsyncExitStack) -> None:
-    """Connect to Ray, and see to it that `ending` lets go of it; also if that is cancelled on the way."""
-    connecting = asyncio.ensure_future(asyncio.to_thread(ray_session.connect, address, settings))
-    try:
-        await asyncio.shield(connecting)
-    except asyncio.CancelledError:
-        await asyncio.wait({connecting})
-        raise
-    finally:
-        if connecting.done() and connecting.exception() is None and connecting.result():
-            ending.push_async_callback(asyncio.to_thread, ray_session.disconnect)
 
 
 async def _join_or_start(plan: RuntimePlan, ending: AsyncExitStack) -> tuple[Any, bool]:

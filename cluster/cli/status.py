@@ -71,14 +71,13 @@ async def _overviews(
     """Yield one overview, or one every so often without end."""
     from cluster import ray_session  # here, so that the other verbs needn't wait for Ray's import
     from cluster.overview import OverviewReader
-    from cluster.runtime import connected
     from cluster.settings import read_settings
 
     async with AsyncExitStack() as ending:
         reader = await OverviewReader.open(url, application_of(app), stream, ending)
         known = await asyncio.to_thread(ray_session.known_address, address)
         if known is not None:
-            await connected(known, read_settings(), ending)
+            await ray_session.connected(known, read_settings(), ending)
         while True:
             yield await reader.read(on_ray=known is not None)
             if every_s is None:

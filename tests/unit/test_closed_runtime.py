@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import select
 
 from actors.customers import CreateCustomer, Customer, CustomerCreated
 from actors.wire import Receipt
-from cluster import SyncRuntime
+from cluster import SyncRuntime, subscriptions
 from cluster.client import ClientClosed
 from cluster.ray_edge import RayTransport
 from cluster.ray_followers import RayFollowers
@@ -87,6 +88,27 @@ async def test_whatever_is_asked_of_it_is_refused_at_once(asked: Callable[[Any],
             await asked(runtime)
 
 
+async def test_who_waits_for_the_coordinator_while_it_closes_waits_no_longer() -> None:
+    """Where this process has left Ray, no answer comes any more."""
+    runtime, asked, given_up = await opened(), asyncio.Event(), asyncio.Event()
+
+    async def status() -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    runtime._coordinator = SimpleNamespace(status=SimpleNamespace(remote=status))
+    waiting = asyncio.create_task(runtime.status())
+    await asked.wait()
+    await runtime.close()
+    async with asyncio.timeout(AT_ONCE_S):
+        with pytest.raises(ClientClosed):
+            await waiting
+        await given_up.wait()
+
+
 @every_method
 def test_so_it_is_where_it_blocks(asked: Callable[[Any], Any], blocking: SyncRuntime) -> None:
     address = blocking.actor(Customer, "c-1")
@@ -108,7 +130,10 @@ async def test_many_commands_get_that_answer_each_and_what_it_is_made_of_can_sti
     await runtime.close()
 
 
-def test_a_subscription_and_a_stream_that_block_have_ended_with_it(blocking: SyncRuntime) -> None:
+def test_a_subscription_and_a_stream_that_block_have_ended_with_it(
+    blocking: SyncRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "STOP_S", 0.1)
     subscription = blocking.subscribe(None, print)
     blocking.submit(ADA)
     seen = []
