@@ -54,7 +54,7 @@ class Up(NamedTuple):
     """What `up` found or made."""
 
     address: str
-    """Of Ray."""
+    """Of Ray: HOST:PORT."""
     ray_begun: bool
     """Whether this Ray was begun for it, on this machine."""
     joined: bool
@@ -97,8 +97,9 @@ async def up(
             if keeper is not None:
                 await asyncio.to_thread(local_ray.remember, found, keeper)
             dashboard = await asyncio.to_thread(ray_session.dashboard_url)
+            joined_address = ray_session.joined_address()
         failing.pop_all()
-    return Up(found, keeper is not None, runtime.joined, dashboard, status)
+    return Up(joined_address, keeper is not None, runtime.joined, dashboard, status)
 
 
 async def down(url: str, address: str | None, force: bool = False, settings: Settings | None = None) -> Down:

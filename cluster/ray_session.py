@@ -75,6 +75,12 @@ async def connected(address: str | None, settings: Settings, ending: AsyncExitSt
     await begun(partial(connect, address, settings), let_go, ending)
 
 
+def joined_address() -> str:
+    """Return HOST:PORT of the Ray that this process is connected to, however it was named."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
 def dashboard_url() -> str | None:
     """Return where the dashboard of the Ray that this process is connected to is; None: it has none. Blocks."""
     address: str | None = get_webui_url_from_internal_kv()  # type: ignore[no-untyped-call]

@@ -21,10 +21,10 @@ from store.urls import shared_url, shown_url
 
 
 class NoRuntime(EventrayError):
-    """No runtime on {0} is at {1}: bring one up there, or give the --address of the Ray that it is on."""
+    """No runtime on {0} was found: {1}. Bring one up (`eventray up`), or give the --address of its Ray."""
 
-    def __init__(self, store: str, ray_address: str) -> None:
-        super().__init__(store, ray_address)
+    def __init__(self, store: str, reason: str) -> None:
+        super().__init__(store, reason)
 
 
 async def scale(url: str, hosts: int, address: str | None) -> RuntimeStatus:
@@ -49,24 +49,21 @@ async def _asked(url: str, address: str | None, method: str, *hosts: int) -> Run
         namespace = namespace_of(store.store_id)
     finally:
         await store.close()
-    status: RuntimeStatus | None = await asyncio.to_thread(_ask_there, namespace, address, settings, method, hosts)
-    if status is None:
-        raise NoRuntime(shown_url(url), ray_session.known_address(address) or "no Ray, since none runs here")
-    return status
+    return await asyncio.to_thread(_ask_there, url, namespace, address, settings, method, hosts)
 
 
 def _ask_there(
-    namespace: str, address: str | None, settings: Settings, method: str, arguments: tuple[int, ...]
-) -> RuntimeStatus | None:
-    """Ask the coordinator in that namespace; None if there is none. Blocks."""
+    url: str, namespace: str, address: str | None, settings: Settings, method: str, arguments: tuple[int, ...]
+) -> RuntimeStatus:
+    """Ask the coordinator in that namespace. Blocks. Raises NoRuntime."""
     known = ray_session.known_address(address)
     if known is None and not ray.is_initialized():
-        return None
+        raise NoRuntime(shown_url(url), "no Ray runs on this machine")
     connected = ray_session.connect(known, settings)
     try:
         coordinator: Any = ray.get_actor(COORDINATOR, namespace=namespace)
-    except ValueError:
-        return None
+    except ValueError as error:
+        raise NoRuntime(shown_url(url), f"none is on the Ray at {ray_session.joined_address()}") from error
     else:
         status: RuntimeStatus = asyncio.run(ask(coordinator, settings.open_timeout_s, method, *arguments))
         return status

@@ -16,14 +16,15 @@ from rich.table import Table
 
 from cluster.application import application_of
 from cluster.cli.console import ProgressWatcher, cell, complain, print_json, progress_bars
-from cluster.cli.options import EXIT_FAILED, Json, Store, run
+from cluster.cli.options import EXIT_FAILED, App, Json, Store, run
 from projections.progress import Start
 from projections.rewinding import rewind
-from store.errors import EventrayError
+from store.errors import EventrayError, InvalidValue
 from store.opening import open_store
 from store.ports import EventStore, Wish
 from store.records import EventRecord, ParkedKey, moment
 from store.urls import shown_url
+from store.values import shown
 
 ERROR_SHOWN_MAX = 80
 
@@ -46,9 +47,12 @@ class NoDeadLetter(EventrayError):
 
 
 @dead_letters.command(name="list")
-def list_(store: Store, handler: OfHandler = None, json: Json = False) -> None:
-    """Print which partition keys are parked, by handler, the oldest first: their later events wait behind that one."""
-    found = run(_read(store, handler))
+def list_(store: Store, handler: OfHandler = None, app: App = None, json: Json = False) -> None:
+    """Print which partition keys are parked, by handler, the oldest first: their later events wait behind that one.
+
+    A handler that nobody knows is refused: neither the application has it, nor has it ever begun on this store.
+    """
+    found = run(_list(store, handler, app))
     if json:
         print_json([_as_json(row, record) for row, record in found])
         return
@@ -110,7 +114,7 @@ def replay_handler(url: str, app: str | None, handler: str, start: str, json: bo
     if json:
         print_json({"handler": handler, "from": start, "events": count})
     else:
-        print(f"{handler} goes on from {start}: {count:,} events of all types are before it")
+        print(f"{handler} goes on from {start}: {count:,} events of all types are still to come")
 
 
 def _ask(handler: str, keys: list[str] | None, all_: bool, store: str, wish: Wish, json: bool) -> None:
@@ -137,6 +141,30 @@ async def _wish(url: str, handler: str, keys: list[str] | None, wish: Wish) -> l
         return keys or parked
     finally:
         await store.close()
+
+
+async def _list(url: str, handler: str | None, app: str | None) -> list[tuple[ParkedKey, EventRecord | None]]:
+    """Raises InvalidValue for a handler that nobody knows."""
+    found = await _read(url, handler)
+    if handler is not None and not found:
+        await _check_known(url, handler, app)
+    return found
+
+
+async def _check_known(url: str, handler: str, app: str | None) -> None:
+    """One that is no longer in the application has left checkpoints; one that is off has none."""
+    store = await open_store(url, create=False)
+    try:
+        if await store.checkpoints(handler):
+            return
+        parking = await store.parked_counts()
+    finally:
+        await store.close()
+    known = {each.name for each in application_of(app).handlers}
+    if handler not in known:
+        named = ", ".join(sorted(known | parking.keys()))
+        remedy = f"neither the application has it nor has it begun on this store; these are known: {named or 'none'}"
+        raise InvalidValue("handler", shown(handler), remedy)
 
 
 async def _read(url: str, handler: str | None) -> list[tuple[ParkedKey, EventRecord | None]]:

@@ -84,6 +84,25 @@ async def test_what_is_not_parked_is_refused_and_wrong_usage_told(shop: Path) ->
     assert (await typed(shop, "replay", "--handler", "Greeter")).exit_code == 2
 
 
+async def test_a_handler_that_nobody_knows_is_no_healthy_one(shop: Path) -> None:
+    """One with parked keys is known whatever the application is, and so is one that has only begun."""
+    while len(await parked(shop)) < 2:
+        await asyncio.sleep(0.1)
+    refused = await typed(shop, "dead-letters", "list", "--handler", "Greter")
+    assert (refused.exit_code, refused.out) == (1, "")
+    assert "handler = 'Greter': " in refused.err
+    assert "Greeter, PromotionNotice, WelcomeMail" in refused.err
+    poison.clear()
+    assert len((await typed(shop, "dead-letters", "list", "--handler", "Greeter")).json) == 2
+    assert (await typed(shop, "dead-letters", "list", "--handler", "WelcomeMail")).json == [], (
+        "of the default application"
+    )
+    assert (await typed(shop, "dead-letters", "retry", "Greeter", "--all")).exit_code == 0
+    while await parked(shop):
+        await asyncio.sleep(0.1)
+    assert (await typed(shop, "dead-letters", "list", "--handler", "Greeter")).json == []
+
+
 async def test_a_replay_that_names_a_handler_gives_it_all_again_and_no_other_does(shop: Path) -> None:
     app = ["--app", "tests.acceptance.test_dead_letters:application"]
     before = len(calls)
@@ -91,6 +110,9 @@ async def test_a_replay_that_names_a_handler_gives_it_all_again_and_no_other_doe
     done = await typed(shop, "replay", "--handler", "Greeter", "--from", "beginning", *app)
     assert (done.exit_code, done.json) == (0, {"handler": "Greeter", "from": "beginning", "events": 4}), done
     await until(lambda: len(calls) == before + 4)
+    words = ["replay", "--handler", "Greeter", "--from", "beginning", *app, "--store", "sqlite:///shop.db"]
+    told = await asyncio.to_thread(in_process, shop, *words)
+    assert told.out == "Greeter goes on from beginning: 4 events of all types are still to come\n"
 
 
 async def test_a_subscription_may_not_have_a_handler_s_name() -> None:

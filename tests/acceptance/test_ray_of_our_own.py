@@ -67,7 +67,7 @@ def test_a_ray_that_up_began_ends_with_the_last_runtime_on_it(home: Path) -> Non
     assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (1, "", 1)
     assert "it refuses this process's token" in refused.stderr
     joined = eventray("up", "--store", second, address="auto")
-    assert (joined["ray_begun"], joined["joined"]) == (False, False)
+    assert (joined["ray_begun"], joined["joined"], joined["address"]) == (False, False, began["address"])
 
     assert eventray("down", "--store", first, address="auto") == {"ended": True, "ray_ended": False}
     assert eventray("status", "--store", second, address="auto")["running"]

@@ -55,5 +55,5 @@ async def test_where_no_runtime_is_it_is_said_in_a_line(ray_address: str, tmp_pa
     await (await open_store(url)).close()
     code, _, errors = await eventray("rebalance", "--store", url, "--address", ray_address)
     assert code == 1
-    assert errors.startswith(f"eventray: No runtime on {url} is at {ray_address}")
+    assert errors.startswith(f"eventray: No runtime on {url} was found: none is on the Ray at {ray_address}. Bring")
     assert errors.count("\n") == 1

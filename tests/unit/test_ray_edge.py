@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
 from actors.wire import PIECE_SIZE_MAX_BYTES, pieces_of
-from cluster import Settings, local_ray
+from cluster import Settings, local_ray, ray_session, scaling
 from cluster.ray_edge import NoCoordinator, RayTransport, ask
 from cluster.ray_probe import RayUnavailable
 from cluster.transport import HostGone
+from store import open_store
 from store.errors import StoreHeld, StoreUnavailable
 from tests.virtual_time import run
 
@@ -122,6 +125,21 @@ def test_what_does_not_pass_is_told_at_once(cause: Exception) -> None:
     with pytest.raises(type(cause)):
         run(ask(coordinator := Actor(raised_in_the_method(cause)), 10, "status"))
     assert coordinator.calls == 1
+
+
+def test_where_no_ray_runs_a_runtime_to_scale_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_session, "known_address", lambda address: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    url = f"sqlite:///{tmp_path}/s.db"
+
+    async def rebalanced() -> None:
+        await (await open_store(url, 4)).close()
+        await scaling.rebalance(url, None)
+
+    with pytest.raises(scaling.NoRuntime) as told:
+        asyncio.run(rebalanced())
+    remedy = "Bring one up (`eventray up`), or give the --address of its Ray."
+    assert str(told.value) == f"No runtime on {url} was found: no Ray runs on this machine. {remedy}"
 
 
 class TestWhereNoTokenCanBeKept:
