@@ -1,8 +1,8 @@
 """Projections: the base class that users derive theirs from.
 
-A projection says which rows each event changes. Pure: it fills a `Changes`, it does no I/O, and it reads nothing, so
-that a replay of the log gives the same read model. Not here: following the log (`subscriber.py`) and the SQL
-(`read_models.py`).
+A projection says which rows each event changes. Pure: it fills a `Changes`, it does no I/O, and it sees no rows but its
+own that `reads` names, so that a replay of the log gives the same read model. Not here: following the log
+(`subscriber.py`) and the SQL (`read_models.py`).
 """
 
 from __future__ import annotations
