@@ -85,6 +85,18 @@ class CommandTimeout(EventrayError):
         self.command_id, self.timeout_s = command_id, timeout_s
 
 
+class HostsLost(CommandTimeout):
+    """{2} hosts were lost one after another with command {0} in hand (see their logs); its outcome is unknown.
+
+    The last of them had nothing else in hand of this client's. So the command's code may end the process that runs it,
+    or never return: a retry under the same id is safe for the log, and may cost another host.
+    """
+
+    def __init__(self, command_id: str, timeout_s: float, hosts: int) -> None:
+        EventrayError.__init__(self, command_id, timeout_s, hosts)
+        self.command_id, self.timeout_s, self.hosts = command_id, timeout_s, hosts
+
+
 class DecideFailed(EventrayError):
     """{1} on {0} broke the code that decides it; nothing was stored: {2}"""
 

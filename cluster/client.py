@@ -91,7 +91,7 @@ class CommandClient:
 
         Raises at once, with nothing queued: InvalidCommand; Overloaded where the client holds as many commands, or
         bytes of them, as it may (await `room` before); ClientClosed. The future raises what the host says,
-        CommandTimeout, or Overloaded where it met only full hosts in time.
+        CommandTimeout (HostsLost where no host survived it), or Overloaded where it met only full hosts in time.
         """
         if self._closed:
             raise ClientClosed

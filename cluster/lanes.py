@@ -16,7 +16,7 @@ from typing import Any
 
 from actors.errors import CommandTimeout, Overloaded
 from actors.wire import CommandMessage, Receipt
-from cluster.limits import ClientLimits
+from cluster.limits import ClientLimits, Suspicion
 from store.records import Route
 
 _new_message: Callable[[tuple[Any, ...]], CommandMessage] = partial(tuple.__new__, CommandMessage)
@@ -33,6 +33,8 @@ class Submission:
         "expected_version",
         "first_send",
         "future",
+        "lost_host",
+        "lost_hosts",
         "metadata",
         "occurred_at",
         "retry_after_ms",
@@ -69,6 +71,10 @@ class Submission:
         """Sendings that a full host has refused: it has not decided the command."""
         self.retry_after_ms = 0
         """The hint that came with the last refusal of that kind."""
+        self.lost_hosts = 0
+        """Hosts that were lost, one after another, while they had this command in hand."""
+        self.lost_host = ""
+        """The last of them."""
         self.data = data
         self.expected_version = expected_version
         self.occurred_at = occurred_at
@@ -97,6 +103,10 @@ class Submission:
             )
         )
 
+    def waited_s(self, now_s: float) -> float:
+        """How long its caller has waited, to the millisecond."""
+        return round(self.timeout_s - (self.deadline_s - now_s), 3)
+
     def time_out(self, waited_s: float | None = None) -> None:
         """Tell the caller, if it still waits, what is known after that time (None: all it had).
 
@@ -114,11 +124,13 @@ class Submission:
 class OutgoingCall:
     """One call to a host: what it carries, and what of it is still awaited."""
 
-    __slots__ = ("full", "host", "routes", "size_bytes", "started_s", "submissions", "task")
+    __slots__ = ("full", "host", "routes", "size_bytes", "started_s", "submissions", "suspicion", "task")
 
-    def __init__(self, host: str, started_s: float) -> None:
+    def __init__(self, host: str, started_s: float, suspicion: Suspicion) -> None:
         self.host = host
         self.started_s = started_s
+        self.suspicion = suspicion
+        """Of each command in it."""
         self.size_bytes = 0
         self.full = False
         """Whether a command was left behind because it did not fit."""
@@ -154,6 +166,8 @@ class Lanes:
         """Commands in lanes and in calls."""
         self.held_bytes = 0
         """What these commands take on the wire, about."""
+        self.suspects = 0
+        """How many of these commands are suspected of being what hosts are lost of."""
         self.ready: dict[int, Lane] = {}
         """Lanes that may be sent from, by shard; the one that waits longest first."""
         self._resting: dict[int, float] = {}
@@ -165,6 +179,8 @@ class Lanes:
         """Put a command at the end of its lane; return whether the lane may be sent from."""
         self.held += 1
         self.held_bytes += submission.size_bytes
+        if submission.lost_hosts and self._suspicion(submission):
+            self.suspects += 1
         lane = self._lanes[submission.shard]
         lane.waiting.append(submission)
         if lane.under_way or submission.shard in self._resting:
@@ -175,21 +191,22 @@ class Lanes:
     def fill(self, call: OutgoingCall, route: Route, now_s: float) -> None:
         """Move what fits from a ready lane into the call, and mark the call full where something is left behind.
 
-        Commands whose caller gave up or whose time is up are dropped on the way.
+        Commands whose caller gave up or whose time is up are dropped on the way. The first that is suspected more or
+        less than the call's stays for another one, with all that wait behind it.
         """
         lane = self.ready[route.shard]
         waiting, submissions = lane.waiting, call.submissions
-        before = len(submissions)
+        before, size_max = len(submissions), self._limits.size_max(call.suspicion)
         while waiting:
             submission = waiting[0]
             if submission.deadline_s <= now_s or submission.future.done():
                 submission.time_out()
                 self.departed((submission,))
+            elif self.suspects and self._suspicion(submission) != call.suspicion:
+                break
             else:
                 size_bytes = call.size_bytes + submission.size_bytes
-                if len(submissions) >= self._limits.batch_size_max or (
-                    submissions and size_bytes > self._limits.batch_bytes_max
-                ):
+                if len(submissions) >= size_max or (submissions and size_bytes > self._limits.batch_bytes_max):
                     call.full = True
                     break
                 submissions.append(submission)
@@ -205,9 +222,30 @@ class Lanes:
         """Return how many commands wait in those of these lanes that may be sent from."""
         return sum(len(self.ready[route.shard].waiting) for route in routes if route.shard in self.ready)
 
+    def goes_alone(self, shard: int) -> bool:
+        """Whether the first command that waits in this lane is to go alone."""
+        waiting = self._lanes[shard].waiting
+        return bool(waiting) and self._suspicion(waiting[0]) is Suspicion.STRONG
+
+    def suspicions(self, routes: Iterable[Route]) -> set[Suspicion]:
+        """Return how far the first commands of those of these lanes that may be sent from are suspected."""
+        heads = [self.ready[route.shard].waiting[0] for route in routes if route.shard in self.ready]
+        return set(map(self._suspicion, heads))
+
+    def _suspicion(self, submission: Submission) -> Suspicion:
+        return self._limits.suspicion(submission.lost_hosts)
+
+    def lost(self, submission: Submission) -> None:
+        """A host was lost that had this command in hand."""
+        before = self._suspicion(submission)
+        submission.lost_hosts += 1
+        self.suspects += not before and bool(self._suspicion(submission))
+
     def departed(self, submissions: Collection[Submission]) -> None:
         """These commands have left for good."""
         self.held -= len(submissions)
+        if self.suspects:
+            self.suspects -= sum(1 for submission in submissions if self._suspicion(submission))
         for submission in submissions:
             self.held_bytes -= submission.size_bytes
 
@@ -238,6 +276,11 @@ class Lanes:
             self._resting[shard] = rests_until_s
         elif lane.waiting:
             self.ready[shard] = lane
+
+    def rest(self, shard: int, until_s: float) -> None:
+        """Let a lane that is in no call rest until then."""
+        self.ready.pop(shard, None)
+        self._resting[shard] = until_s
 
     def is_empty(self, shard: int) -> bool:
         """Whether no command waits in this lane."""

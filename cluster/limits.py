@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Suspicion(IntEnum):
+    """How far a command is suspected of being what hosts are lost of. No two kinds go in one call."""
+
+    NONE, SOME, STRONG = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +38,41 @@ class ClientLimits:
     """How late a deadline may be noticed: all commands in flight are looked over at most this often."""
     watch_after_s: float = 0.5
     """When a call has been out this long, the routes are read again, each time as long after the last reading."""
+    suspect_after: int = 2
+    """Hosts that were lost with a command, one after another, until it goes only with others like it, not many, and
+    with no call beside."""
+    suspects_size_max: int = 16
+    """Commands in a call of such."""
+    alone_after: int = 3
+    """Lost hosts until it goes alone."""
+    lost_hosts_max: int = 6
+    """Lost hosts until it is given up."""
+    alone_pause_max_s: float = 1.0
+    """The longest pause before what goes alone is tried again: long, so that two clients' seldom meet on one host."""
     pause_min_s: float = 0.025
     """The least pause before something is tried again."""
     pause_max_s: float = 0.25
     """The longest pause."""
+
+    def suspicion(self, lost_hosts: int) -> Suspicion:
+        """How far a command that was lost with so many hosts is suspected of being the reason."""
+        if lost_hosts < self.suspect_after:
+            return Suspicion.NONE
+        return Suspicion.SOME if lost_hosts < self.alone_after else Suspicion.STRONG
+
+    def size_max(self, suspicion: Suspicion) -> int:
+        """How many commands may be in one call, all of them suspected as far."""
+        match suspicion:
+            case Suspicion.NONE:
+                return self.batch_size_max
+            case Suspicion.SOME:
+                return self.suspects_size_max
+            case Suspicion.STRONG:
+                return 1
+
+    def alone_pause_s(self) -> float:
+        """How long what goes alone waits before it is tried again, random as the others."""
+        return random.uniform(self.pause_min_s, self.alone_pause_max_s)  # noqa: S311
 
     def pause_s(self, failures: int) -> float:
         """How long to wait after that many failures in a row: random, so that clients don't come back all at once."""

@@ -39,8 +39,9 @@ import structlog
 from actors.errors import CommandTimeout, NotOwner, Overloaded, StaleCall
 from actors.wire import Call, Receipt, pack_call, unpack_answers
 from cluster.lanes import Lanes, OutgoingCall, Submission, by_shard
-from cluster.limits import ClientLimits
+from cluster.limits import ClientLimits, Suspicion
 from cluster.routing import Routes, RouteTable
+from cluster.suspects import Suspects
 from cluster.transport import HostGone, Transport
 from store.errors import EventrayError, InvalidValue, StoreUnavailable
 from store.identity import uuid7
@@ -64,6 +65,7 @@ class Sender:
         self._number = 0
         self.lanes = Lanes(shards, limits)
         """What it holds. Whoever made it asks here how much that is."""
+        self._suspects = Suspects(self.lanes, limits)
         self._table = RouteTable(routes, limits, self._on_routes)
         self._calls: dict[str, list[OutgoingCall]] = {}
         """The calls under way, by host."""
@@ -72,6 +74,8 @@ class Sender:
         self._unsent: defaultdict[str, int] = defaultdict(int)
         """By host: commands that the last dispatch left in lanes that may be sent from, and those that have come since.
         Whatever changes the lanes or the routes otherwise has a dispatch follow, which counts anew."""
+        self._last_suspicion: dict[str, Suspicion] = {}
+        """Of the last call to each host, while any command is suspected."""
         self._dispatching = False
         self._timer: asyncio.TimerHandle | None = None
         self._tick_s = math.inf
@@ -81,6 +85,7 @@ class Sender:
 
     def carry(self, submission: Submission) -> None:
         """Take charge of a command: its future will be done by its deadline."""
+        self._suspects.recall(submission)
         if self.lanes.add(submission) and not self._dispatching and self._may_send_one_more(submission.shard):
             self._dispatch_soon()
         if submission.deadline_s < self._look_over_s:
@@ -91,7 +96,7 @@ class Sender:
         """Stop; whoever still waits gets CommandTimeout with the time that it has waited."""
         now_s = self._loop.time()
         for submission in self._all():
-            submission.time_out(round(submission.timeout_s - (submission.deadline_s - now_s), 3))
+            submission.time_out(submission.waited_s(now_s))
         self._forget_done()
         self._table.close()
         if self._timer is not None:
@@ -112,6 +117,8 @@ class Sender:
         limits, under_way = self._limits, self._calls.get(host, ())
         if len(under_way) >= limits.calls_max:
             return False
+        if self.lanes.suspects and any(call.suspicion for call in under_way):
+            return False
         return commands >= limits.large_call or all(now_s - call.started_s >= limits.patience_s for call in under_way)
 
     def _dispatch_soon(self) -> None:
@@ -128,7 +135,10 @@ class Sender:
         for host, routes in ready.items():
             commands = self.lanes.waiting_in(routes)
             while commands and self._takes(host, commands, now_s):
-                call = OutgoingCall(host, now_s)
+                suspicion = self._suspicion_next(host, routes)
+                if suspicion and self._calls.get(host):
+                    break  # what is under way beside it would be lost with it
+                call = OutgoingCall(host, now_s, suspicion)
                 for route in routes:
                     if not call.full and route.shard in self.lanes.ready:
                         self.lanes.fill(call, route, now_s)
@@ -141,6 +151,17 @@ class Sender:
         else:
             self._table.satisfied()
         self._on_departed()
+
+    def _suspicion_next(self, host: str, routes: Iterable[Route]) -> Suspicion:
+        """Return how far the commands are suspected that go to a host next: the least and the most, by turns.
+
+        The least to a new host, which it might otherwise lose before anybody else was served.
+        """
+        if not self.lanes.suspects:
+            self._last_suspicion.clear()
+            return Suspicion.NONE
+        ready = self.lanes.suspicions(routes)
+        return min(ready) if self._last_suspicion.get(host, Suspicion.STRONG) else max(ready)
 
     def _ready(self) -> tuple[dict[str, list[Route]], bool]:
         """Return the routes of the lanes that may be sent from, by host, and whether one has none."""
@@ -156,6 +177,8 @@ class Sender:
 
     def _send(self, call: OutgoingCall, now_s: float) -> None:
         self._number += 1
+        if self.lanes.suspects:
+            self._last_suspicion[call.host] = call.suspicion
         epochs = {shard: route.epoch for shard, route in call.routes.items()}
         for shard in epochs:
             self._refused.pop(shard, None)
@@ -188,12 +211,16 @@ class Sender:
             say = log.info if unexpected is None else log.warning
             say("a call failed; sending its commands again", host=call.host, reason=str(error), exc_info=unexpected)
             self._refused |= call.routes
-            self._put_back(by_shard(call.awaited()), {})
+            awaited = call.awaited()
+            if isinstance(error, HostGone):
+                self._suspects.lost(call, awaited, self._loop.time())
+            self._put_back(by_shard(awaited), {})
         self._dispatch_soon()
         self._on_departed()
 
     def _answered(self, call: OutgoingCall, answers: Iterable[Receipt | EventrayError]) -> None:
         """Hand out the answers that are final; put the other commands back."""
+        self._suspects.answered(call.host)
         returning: dict[int, list[Submission]] = {}
         hints_s: dict[int, float] = {}
         final: list[tuple[Submission, Receipt | EventrayError]] = []
@@ -220,6 +247,7 @@ class Sender:
         if len(final) < self._limits.large_call or waiting >= len(final):
             self._dispatch()  # the host works on the next call while this process works on these answers
         self.lanes.departed([submission for submission, _ in final])
+        self._suspects.cleared(submission for submission, _ in final)
         for submission, answer in final:
             _hand_out(submission, answer)
 
@@ -238,9 +266,16 @@ class Sender:
         now_s = self._loop.time()
         pause_s = self._limits.pause_s(1 + max(map(self.lanes.failures, returning), default=0))
         for shard, submissions in returning.items():
-            rests_until_s = now_s + max(pause_s, hints_s.get(shard, 0.0))
-            self.lanes.put_back(shard, submissions, rests_until_s)
-            self._arm(rests_until_s)
+            self._rest(shard, submissions, now_s + max(pause_s, hints_s.get(shard, 0.0)))
+
+    def _rest(self, shard: int, submissions: list[Submission], until_s: float | None) -> None:
+        """Put commands back to the front of their lane, and let it rest, with None only if the first goes alone."""
+        self.lanes.put_back(shard, submissions, until_s)
+        if self.lanes.suspects and self.lanes.goes_alone(shard):
+            until_s = self._loop.time() + self._limits.alone_pause_s()
+            self.lanes.rest(shard, until_s)
+        if until_s is not None:
+            self._arm(until_s)
 
     # --- calls without an answer ---
 
@@ -251,7 +286,8 @@ class Sender:
         for shard, route in list(self._refused.items()):
             if self._table.get(shard) not in (None, route) or self.lanes.is_empty(shard):
                 del self._refused[shard]
-                self.lanes.end_rest(shard)
+                if not self.lanes.goes_alone(shard):
+                    self.lanes.end_rest(shard)
         for call in self._under_way():
             if now_s - call.started_s >= self._limits.watch_after_s:
                 self._take_back_moved(call)
@@ -266,7 +302,8 @@ class Sender:
         submissions = by_shard(call.awaited())
         for shard in moved:
             del call.routes[shard]
-            self.lanes.put_back(shard, submissions[shard], None)
+            self._suspects.lost(call, submissions[shard], self._loop.time())
+            self._rest(shard, submissions[shard], None)
         if not call.routes:
             self._give_up(call)
 

@@ -79,6 +79,10 @@ class FakeCluster:
             raise StoreUnavailable("down", True)
         return list(self.owners.values())
 
+    def script(self, fates: Iterable[Fate]) -> None:
+        """What becomes of the next calls."""
+        self._script = iter(fates)
+
     def move(self, shard: int, host: str | None = None) -> None:
         """Give a shard to that host, or to the next one, at a new epoch."""
         _, current, epoch = self.owners[shard]

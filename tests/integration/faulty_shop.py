@@ -49,11 +49,18 @@ class Touch(Command):
     probe_id: str
 
 
+class EndProcess(Command):
+    probe_id: str
+
+
 class Probe(Aggregate):
     """Does nothing of use: a class of this module in the application makes each host import the module."""
 
     def touch(self, _command: Touch) -> None:
         self.raise_event(Touched(probe_id=self.aggregate_id))
+
+    def end_process(self, _command: EndProcess) -> None:
+        os._exit(1)
 
     def on_touched(self, event: Touched) -> None:
         pass

@@ -19,12 +19,12 @@ import psutil
 import pytest
 
 from actors.customers import ChangeEmail, CreateCustomer, CreateOrder
-from actors.errors import DomainError
+from actors.errors import DomainError, HostsLost
 from actors.wire import Receipt
 from cluster import Runtime
 from projections.customers import CustomerProjection
 from store.process import started
-from tests.integration.faulty_shop import lost_reply_flag, stop_flag
+from tests.integration.faulty_shop import EndProcess, lost_reply_flag, stop_flag
 
 FAULTY = "tests.integration.faulty_shop:app"
 SERVING_AGAIN_S = 5.0
@@ -161,6 +161,22 @@ async def test_a_host_killed_at_random_moments_under_load_loses_and_doubles_noth
                 os.kill(pid, signal.SIGKILL)
                 await until(lambda killed=pid: host_pids(path).isdisjoint({killed}))  # type: ignore[misc]
         assert len(load.receipts) > 1000
+        await load.read_model_is_the_fold(path)
+    log_is_whole(path)
+    load.acknowledged_once(path)
+
+
+@pytest.mark.timeout(120)
+async def test_a_command_that_ends_each_host_is_given_up_and_the_others_are_done(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    async with Runtime.open(f"sqlite:///{path}", hosts=2, shards=8, app=FAULTY) as runtime:
+        async with Load(runtime, 20) as load:
+            await until(lambda: len(load.receipts) > 100)
+            with pytest.raises(HostsLost):
+                await runtime.submit(EndProcess(probe_id="p-1"))
+            given_up = len(load.receipts)
+            await until(lambda: len(load.receipts) > given_up + 100)
+        assert max(load.latencies_s) < 25
         await load.read_model_is_the_fold(path)
     log_is_whole(path)
     load.acknowledged_once(path)

@@ -24,6 +24,10 @@ LIMITS = st.builds(
     calls_max=st.sampled_from([1, 2, 3]),
     large_call=st.integers(1, 9),
     patience_s=st.sampled_from([0.001, 0.05, 1.0]),
+    suspect_after=st.integers(1, 3),
+    suspects_size_max=st.integers(1, 3),
+    alone_after=st.integers(2, 5),
+    lost_hosts_max=st.just(600),
     deadline_s=st.just(600),
 )
 
