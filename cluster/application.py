@@ -179,11 +179,13 @@ def load_application(name: str) -> Application:
         raise NoSuchApplication(name, reason) from error
     except (Exception, SystemExit) as error:  # whatever the module does
         raise NoSuchApplication(name, f"importing {module_name} failed: {_said_by(error)}") from error
-    try:
-        for attribute in path.split("."):
+    for attribute in path.split("."):
+        try:
             found = getattr(found, attribute)
-    except AttributeError as error:
-        raise NoSuchApplication(name, f"{module_name} has no attribute {path}") from error
+        except (Exception, SystemExit) as error:  # whatever a property does, or a module's __getattr__
+            if isinstance(error, AttributeError) and error.name == attribute and error.obj is found:
+                raise NoSuchApplication(name, f"{module_name} has no attribute {path}") from error
+            raise NoSuchApplication(name, f"reading {path} failed: {_said_by(error)}") from error
     if isinstance(found, types.FunctionType):
         try:
             found = found()

@@ -272,7 +272,7 @@ class Sender:
         """Put commands back to the front of their lane, and let it rest, with None only if the first goes alone."""
         self.lanes.put_back(shard, submissions, until_s)
         if self.lanes.suspects and self.lanes.goes_alone(shard):
-            until_s = self._loop.time() + self._limits.alone_pause_s()
+            until_s = max(until_s or 0.0, self._loop.time() + self._limits.alone_pause_s())
             self.lanes.rest(shard, until_s)
         if until_s is not None:
             self._arm(until_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
+from concurrent.futures import CancelledError
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
@@ -184,17 +185,32 @@ async def _next(events: AsyncIterator[Event]) -> Event | None:
 
 
 def _blocking(work: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop) -> Result:
-    """Run a coroutine on the loop's thread and wait for it; Ctrl-C cancels it, and it is given the time to end."""
+    """Run a coroutine on the loop's thread and wait for it; Ctrl-C cancels it, and it is given the time to end.
+
+    Raises ClientClosed where another thread closes the runtime meanwhile.
+    """
     future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
     except KeyboardInterrupt:
         future.cancel()
         raise
+    except CancelledError as error:
+        raise ClientClosed from error
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """End the loop once its tasks have ended: who waits for one is told, and what a cancelled one undoes is undone."""
+    asyncio.run_coroutine_threadsafe(_end_tasks(), loop).result()
     asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+async def _end_tasks() -> None:
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            if not task.cancelling():  # twice would cut off what it undoes
+                task.cancel()
+        await asyncio.wait(tasks)

@@ -38,8 +38,10 @@ Callback = Callable[[Any], Any]
 
 def wanted_types(events: EventRegistry, event_type: type[Event] | None) -> frozenset[str]:
     """Return the stored names of the types derived from that one, of all if it is None. Raises InvalidValue if none."""
-    wanted = Event if event_type is None else event_type
-    names = isinstance(wanted, type) and {name for name, kind in events.types.items() if issubclass(kind, wanted)}
+    try:
+        names = {name for name, kind in events.types.items() if event_type is None or issubclass(kind, event_type)}
+    except TypeError:  # no class at all
+        names = set()
     if not names:
         shown = getattr(event_type, "__name__", repr(event_type))
         raise InvalidValue("event_type", shown, "give one of the application's event types, or a base class of some")

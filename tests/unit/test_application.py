@@ -121,6 +121,32 @@ def test_methods_of_handlers_are_checked_when_it_is_made(handler: type[Handler],
         Application(aggregates=[Customer, Order], handlers=[handler])
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lazy_in_cwd:application", r"reading application failed: .*no module of that kind .*lazy_in_cwd.py, line 2"),
+        (
+            "lazy_in_cwd:shop.application",
+            r"reading shop.application failed: .*has no attribute 'dsn'",
+        ),
+        ("lazy_in_cwd:shop.missing", r"lazy_in_cwd has no attribute shop.missing"),
+    ],
+)
+def test_what_reading_its_name_raises_is_told(
+    name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lazy_in_cwd.py").write_text(
+        "def __getattr__(name):\n    raise RuntimeError('no module of that kind')\n"
+        "class Shop:\n    @property\n    def application(self):\n        return None.dsn\n"
+        "shop = Shop()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "lazy_in_cwd", raising=False)
+    with pytest.raises(NoSuchApplication, match=words):
+        load_application(name)
+
+
 def test_it_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bank_in_cwd.py").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -14,13 +15,14 @@ from sqlalchemy import select
 
 from actors.customers import CreateCustomer, Customer, CustomerCreated
 from actors.wire import Receipt
-from cluster import SyncRuntime, subscriptions
+from cluster import SyncRuntime, subscriptions, sync
 from cluster.client import ClientClosed
 from cluster.ray_edge import RayTransport
 from cluster.ray_followers import RayFollowers
 from cluster.runtime import Runtime
 from cluster.testing import InProcessRuntime
 from cluster.transport import HostGone
+from cluster.undoing import begun
 from projections.customers import CustomerProjection
 from projections.errors import ConsistencyTimeout
 from projections.subscriber import Subscriber
@@ -117,6 +119,47 @@ def test_so_it_is_where_it_blocks(asked: Callable[[Any], Any], blocking: SyncRun
         asked(blocking)
     with pytest.raises(ClientClosed):
         address.submit(ADA)
+
+
+def test_who_waits_in_another_thread_while_it_closes_hears_so(
+    blocking: SyncRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+
+    async def wait_for(*_: object) -> None:
+        waits.set()
+        await asyncio.sleep(600)
+
+    ahead = blocking.submit(ADA)._replace(position=99)
+    monkeypatch.setattr(blocking._runtime._ports.followers, "wait_for", wait_for)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(blocking.query, CustomerProjection, "c-1", after=ahead, timeout_s=600)
+        waits.wait(AT_ONCE_S)
+        blocking.close()
+        with pytest.raises(ClientClosed):
+            waiting.result(AT_ONCE_S)
+
+
+def test_what_a_cancelled_opening_had_begun_is_undone_before_its_loop_ends() -> None:
+    loop, undone, begins, go_on = asyncio.new_event_loop(), list[str](), threading.Event(), threading.Event()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def begin() -> str:
+        begins.set()
+        go_on.wait()
+        return "Ray"
+
+    async def open_it() -> None:
+        async with AsyncExitStack() as ending:
+            await begun(begin, undone.append, ending)
+
+    opening = asyncio.run_coroutine_threadsafe(open_it(), loop)
+    begins.wait()
+    opening.cancel()
+    threading.Timer(0.05, go_on.set).start()
+    sync._end(loop, thread)
+    assert undone == ["Ray"]
 
 
 async def test_many_commands_get_that_answer_each_and_what_it_is_made_of_can_still_be_read() -> None:

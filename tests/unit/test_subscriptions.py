@@ -279,6 +279,15 @@ async def test_a_stream_that_was_left_goes_on_at_the_event_in_hand(runtime: InPr
     assert taken == [["o-0", "o-1"], ["o-1", "o-2", "o-3"]]
 
 
+async def test_several_types_can_be_asked_for_at_once(runtime: InProcessRuntime) -> None:
+    both: list[Any] = []
+    either: Any = CustomerCreated | CustomerPromoted
+    await runtime.subscribe(either, both.append)
+    await runtime.submit_many([create(1), order(1), PromoteToVip(customer_id="c-1", reason="loyal")])
+    await until(lambda: len(both) == 2)
+    assert [event.event_type for event in both] == ["CustomerCreated", "CustomerPromoted"]
+
+
 @pytest.mark.parametrize(
     ("event_type", "keywords", "words"),
     [

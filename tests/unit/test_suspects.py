@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import ClassVar
 
 import pytest
 
-from actors.errors import CommandTimeout, HostsLost, StaleCall
-from actors.wire import Receipt, unpack_call
+from actors.errors import CommandTimeout, HostsLost, Overloaded, StaleCall
+from actors.wire import Receipt, pack_answers, unpack_call
 from cluster.client import CommandClient
 from cluster.lanes import Lanes, OutgoingCall, Submission
 from cluster.limits import ClientLimits, Suspicion
@@ -196,6 +197,28 @@ def test_what_goes_alone_rests_before_also_where_a_new_route_is_there(what: str)
         return loop.time() - start_s
 
     assert run(work()) > 3 * (NOTICED_S + 1) + 30
+
+
+def test_what_goes_alone_also_rests_as_long_as_a_full_host_asks() -> None:
+    class Full(Mortal):
+        asked_s: ClassVar[list[float]] = []
+
+        async def call(self, host: str, payload: bytes) -> bytes:
+            if len(self.dead) < LIMITS.alone_after:
+                return await super().call(host, payload)
+            self.asked_s.append(asyncio.get_running_loop().time())
+            return pack_answers([Overloaded(5_000)])
+
+    cluster = Full(lost=LIMITS.alone_after)
+
+    async def work() -> None:
+        client = CommandClient(cluster, cluster, SHARDS)
+        await outcomes([client.submit(KEYS[0], "Note", "x")])
+        await client.close()
+
+    run(work())
+    assert len(cluster.asked_s) > 3
+    assert all(later - earlier >= 5 for earlier, later in pairwise(cluster.asked_s))
 
 
 def test_of_hosts_and_commands_the_last_ones_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
